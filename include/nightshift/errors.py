@@ -1,0 +1,51 @@
+"""The named errors. Each message says what was seen, what was expected and what to do next."""
+
+from __future__ import annotations
+
+
+class NightshiftError(Exception):
+    """Base of all errors that Nightshift raises on purpose."""
+
+
+class ConfigurationError(NightshiftError):
+    """A setting, use case or machine that cannot work as it is."""
+
+
+class NightError(NightshiftError):
+    """A partition key that is no night, or a night outside what the use case knows."""
+
+
+class LandingError(NightshiftError):
+    """A landed file that is missing, unreadable or has other columns; nothing of it was written."""
+
+
+class ContractError(NightshiftError):
+    """A whole batch breaks the contract; nothing of it reached silver."""
+
+
+class LakehouseError(NightshiftError):
+    """The lakehouse server does not answer."""
+
+
+class WriteConflictError(NightshiftError):
+    """Other writers won every attempt at one table; the table is as they left it."""
+
+
+class NotMaturedError(NightshiftError):
+    """Too few nights have all their verdicts. Not a fault: wait and ask again."""
+
+
+class CheckpointError(NightshiftError):
+    """A checkpoint that belongs to another run, or that cannot be trusted."""
+
+
+class TrainingFailedError(NightshiftError):
+    """The training program failed by its own fault (not by preemption); carries its last log lines."""
+
+
+class PreemptedTooOftenError(NightshiftError):
+    """A run lost its machine more often than its budget allows."""
+
+
+class RegistryError(NightshiftError):
+    """The model registry and the champion history do not say what the step needs."""

@@ -1,0 +1,173 @@
+"""Settings: where things lie and listen. The only reader of environment variables.
+
+Two homes are two installations; nothing outside the home is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+from include.nightshift.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout: the folder that holds `dags`, `plugins`, `include` and `dbt_project`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where the processes listen, all on loopback."""
+
+    airflow: int = 8080
+    mlflow: int = 5000
+    spark: int = 15002
+    jdbc: int = 10000
+
+    def __post_init__(self) -> None:
+        taken: dict[int, str] = {}
+        for name, port in vars(self).items():
+            if not 0 < port < 65536:
+                raise ConfigurationError(f"port {port} of {name} is out of range: set NIGHTSHIFT_PORT_{name.upper()} to 1..65535")
+            if port in taken:
+                raise ConfigurationError(f"{name} and {taken[port]} both ask for port {port}: give one of them another")
+            taken[port] = name
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Ports that nobody listens on now: for a second installation that lives beside the first for a while."""
+        probes = {name: socket.socket() for name in cls.__dataclass_fields__}
+        try:
+            # All are held open together, so that no two are the same.
+            for probe in probes.values():
+                probe.bind(("127.0.0.1", 0))
+            return cls(**{name: probe.getsockname()[1] for name, probe in probes.items()})
+        finally:
+            for probe in probes.values():
+                probe.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One installation. Every field has an environment variable `NIGHTSHIFT_<FIELD>` (ports: `NIGHTSHIFT_PORT_<NAME>`)."""
+
+    home: Path = ROOT / "var"
+    """The one state folder; deleting it is a clean start."""
+    landing: Path | None = None
+    """Where feeds are dropped: `<landing>/<feed>/<night>.csv.gz`. Default: `<home>/landing`."""
+    lakehouse: str | None = None
+    """Where Delta tables lie: a folder, later also s3a://bucket/prefix. Default: `<home>/lakehouse`."""
+    usecases: tuple[str, ...] = ("card_fraud",)
+    """Folder names under include/usecases, comma separated."""
+    feed_spans: Mapping[str, tuple[date | None, date | None]] = field(default_factory=dict)
+    """First and last drop by feed, where they differ from the use case: `transactions=2018-04-01..,fraud_labels=2018-04-08..`."""
+    clock: bool = True
+    """Whether `ingest` runs by the clock (`on`) or only when asked over REST (`off`)."""
+    ports: Ports = field(default_factory=Ports)
+    spark_remote: str | None = None
+    """A Spark Connect endpoint elsewhere (also read from SPARK_REMOTE). Default: this installation's lakehouse server."""
+    mlflow_uri: str | None = None
+    """An MLflow server elsewhere (also read from MLFLOW_TRACKING_URI). Default: this installation's."""
+    lakehouse_memory: str = "3g"
+    """Heap of the lakehouse server."""
+    local_preemptions: int = 0
+    """How many machines the local pool takes away in each training run, as a rehearsal of spot."""
+    approver: str = "operator"
+    """The Airflow user name that demo and tests approve with."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9]\d*[mg]", self.lakehouse_memory):
+            raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE_MEMORY={self.lakehouse_memory!r}: write a heap size such as 3g")
+        if not 0 <= self.local_preemptions <= 5:
+            raise ConfigurationError(f"NIGHTSHIFT_LOCAL_PREEMPTIONS={self.local_preemptions}: take away 0 to 5 machines")
+        for name in self.usecases:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ConfigurationError(f"NIGHTSHIFT_USECASES names {name!r}: use case names are lower-case words, like card_fraud")
+
+    @property
+    def landing_folder(self) -> Path:
+        return self.landing or self.home / "landing"
+
+    @property
+    def lakehouse_location(self) -> str:
+        return self.lakehouse or str(self.home / "lakehouse")
+
+    @property
+    def spark_url(self) -> str:
+        return self.spark_remote or f"sc://127.0.0.1:{self.ports.spark}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return self.mlflow_uri or f"http://127.0.0.1:{self.ports.mlflow}"
+
+    @property
+    def airflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.airflow}"
+
+    @property
+    def passwords_file(self) -> Path:
+        """The generated Airflow passwords: JSON `{user: password}`, mode 0600."""
+        return self.home / "airflow" / "passwords.json"
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from environment variables.
+
+    Raises:
+        ConfigurationError: a variable holds something its setting cannot be.
+    """
+    env = os.environ if environ is None else environ
+
+    def path(name: str) -> Path | None:
+        return Path(env[name]).expanduser().resolve() if env.get(name) else None
+
+    ports = {
+        name: _number(variable, env[variable])
+        for name in Ports.__dataclass_fields__
+        if env.get(variable := f"NIGHTSHIFT_PORT_{name.upper()}")
+    }
+    clock = env.get("NIGHTSHIFT_CLOCK", "on").lower()
+    if clock not in ("on", "off"):
+        raise ConfigurationError(f"NIGHTSHIFT_CLOCK={clock!r}: write on or off")
+    defaults = Settings()
+    return Settings(
+        home=path("NIGHTSHIFT_HOME") or defaults.home,
+        landing=path("NIGHTSHIFT_LANDING"),
+        lakehouse=env.get("NIGHTSHIFT_LAKEHOUSE") or None,
+        usecases=tuple(name.strip() for name in env.get("NIGHTSHIFT_USECASES", ",".join(defaults.usecases)).split(",")),
+        feed_spans=_spans(env.get("NIGHTSHIFT_FEED_SPANS", "")),
+        clock=clock == "on",
+        ports=Ports(**ports),
+        spark_remote=env.get("NIGHTSHIFT_SPARK_REMOTE") or env.get("SPARK_REMOTE") or None,
+        mlflow_uri=env.get("NIGHTSHIFT_MLFLOW_URI") or env.get("MLFLOW_TRACKING_URI") or None,
+        lakehouse_memory=env.get("NIGHTSHIFT_LAKEHOUSE_MEMORY", defaults.lakehouse_memory),
+        local_preemptions=_number("NIGHTSHIFT_LOCAL_PREEMPTIONS", env.get("NIGHTSHIFT_LOCAL_PREEMPTIONS") or "0"),
+        approver=env.get("NIGHTSHIFT_APPROVER", defaults.approver),
+    )
+
+
+def _number(variable: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable}={text!r} is no whole number") from error
+
+
+def _spans(text: str) -> dict[str, tuple[date | None, date | None]]:
+    spans = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, span = part.partition("=")
+        first, dots, last = span.partition("..")
+        try:
+            if not dots:
+                raise ValueError("no '..'")
+            spans[name] = (date.fromisoformat(first) if first else None, date.fromisoformat(last) if last else None)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"NIGHTSHIFT_FEED_SPANS holds {part!r} ({error}): write feed=FIRST..LAST, either end may be left out"
+            ) from error
+    return spans

@@ -1,0 +1,250 @@
+"""A use case is data: what is fed, what is learnt, what is judged, as frozen and validated dataclasses.
+
+A use case is a folder under `include/usecases/` whose `usecase.py` holds one `USE_CASE`, with its features in
+`dbt_project/models/<name>/`. Nothing else of the platform knows its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass, field, replace
+from datetime import date
+
+from include.nightshift.errors import ConfigurationError
+from include.nightshift.settings import Settings
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TYPE = re.compile(r"bigint|int|double|string|date|timestamp|decimal\(\d+,\d+\)")
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"{kind} {name!r}: names are lower-case words joined by underscores, they become SQL names")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a feed, as silver types it."""
+
+    name: str
+    type: str
+    comment: str
+
+    def __post_init__(self) -> None:
+        _check_name("column", self.name)
+        if not _TYPE.fullmatch(self.type):
+            raise ConfigurationError(f"column {self.name}: type {self.type!r} is none of {_TYPE.pattern}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row that breaks it goes to quarantine."""
+
+    name: str
+    breach: str
+    """SQL over the feed's typed columns (and `day`), true for a row that breaks the rule. Null counts as kept."""
+    reason: str
+
+    def __post_init__(self) -> None:
+        _check_name("rule", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """A daily drop: `<landing>/<name>/<night>.csv.gz`, one header line, UTF-8, times in UTC."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    key: str
+    """The column that names a row for good."""
+    event_time: str
+    rules: tuple[Rule, ...] = ()
+    first_drop: date | None = None
+    """First night with a file; earlier nights are empty. None: the feed has always been there."""
+    last_drop: date | None = None
+    """Last night with a file; later nights are empty. None: the feed goes on."""
+    dedup_days: int = 35
+    """How many earlier nights a key is looked for."""
+
+    def __post_init__(self) -> None:
+        _check_name("feed", self.name)
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise ConfigurationError(f"feed {self.name}: a column stands twice in {names}")
+        for wanted in (self.key, self.event_time):
+            if wanted not in names:
+                raise ConfigurationError(f"feed {self.name}: {wanted!r} is none of its columns {names}")
+        if self.first_drop and self.last_drop and self.last_drop < self.first_drop:
+            raise ConfigurationError(f"feed {self.name}: last_drop {self.last_drop} is before first_drop {self.first_drop}")
+
+    def drops_on(self, night: date) -> bool:
+        """Whether a file is owed for this night."""
+        return (self.first_drop is None or night >= self.first_drop) and (self.last_drop is None or night <= self.last_drop)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of `gold.<use case>_features` that models read."""
+
+    name: str
+    comment: str
+
+    def __post_init__(self) -> None:
+        _check_name("feature", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Gradient-boosted trees (XGBoost, histogram method), trained in seeded chunks so that a resumed run is exact."""
+
+    name: str
+    rounds: int = 100
+    """Trees in all."""
+    rounds_per_checkpoint: int = 20
+    """Trees per chunk; a checkpoint follows each chunk."""
+    learning_rate: float = 0.1
+    max_depth: int = 6
+    min_child_weight: float = 1.0
+    subsample: float = 1.0
+    colsample_bytree: float = 1.0
+    reg_lambda: float = 1.0
+    max_bin: int = 1024
+    """Histogram bins; 256 cost 0.04 average precision on amounts."""
+    seed: int = 20180401
+
+    def __post_init__(self) -> None:
+        _check_name("recipe", self.name)
+        if self.rounds < 1 or not 1 <= self.rounds_per_checkpoint <= self.rounds:
+            raise ConfigurationError(
+                f"recipe {self.name}: 1 <= rounds_per_checkpoint <= rounds, not {self.rounds_per_checkpoint} and {self.rounds}"
+            )
+        for share in ("subsample", "colsample_bytree"):
+            if not 0 < getattr(self, share) <= 1:
+                raise ConfigurationError(f"recipe {self.name}: {share} lies in (0, 1], not {getattr(self, share)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePolicy:
+    """What a challenger must show on rows it has never seen."""
+
+    holdout_nights: int = 7
+    """Matured nights T-6..T that judge; training ends `label_delay_days` before the first of them."""
+    min_gain: float = 0.01
+    """Average precision that a challenger must win over the champion on the same rows."""
+    card_precision_margin: float = 0.02
+    """Card precision that a challenger may lose at most."""
+    floor_average_precision: float = 0.30
+    """What the first model ever must reach, having nobody to beat."""
+    min_frauds: int = 50
+    """Fewer positive held-out rows than this are no evidence."""
+
+    def __post_init__(self) -> None:
+        if self.holdout_nights < 1 or self.min_frauds < 1:
+            raise ConfigurationError("gate: holdout_nights and min_frauds are at least 1")
+        if self.min_gain < 0 or self.card_precision_margin < 0:
+            raise ConfigurationError(
+                "gate: min_gain and card_precision_margin are not negative; a gate that lets losses through is no gate"
+            )
+        if not 0 <= self.floor_average_precision <= 1:
+            raise ConfigurationError("gate: floor_average_precision lies in 0..1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftPolicy:
+    """When the watch speaks, and when it asks for a new model."""
+
+    psi_threshold: float = 0.2
+    """Population stability index of a column above which its drift verdict is `drifted` (a warning, never a request)."""
+    max_loss: float = 0.10
+    """Share of the promised average precision that a matured week may lose."""
+    nights_violated: int = 3
+    """So many of the last `nights_watched` judged nights, the newest among them, must have lost more than that."""
+    nights_watched: int = 5
+    cooldown_nights: int = 7
+    """Nights after a request before another one may be filed."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nights_violated <= self.nights_watched:
+            raise ConfigurationError("drift: 1 <= nights_violated <= nights_watched")
+        if not 0 < self.max_loss < 1 or self.psi_threshold <= 0:
+            raise ConfigurationError("drift: max_loss lies in (0, 1), psi_threshold above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseCase:
+    """Everything the platform needs to know to run a night for somebody."""
+
+    name: str
+    title: str
+    owner: str
+    events: Feed
+    """The feed whose rows are scored."""
+    labels: Feed
+    """The feed that tells, late, how they ended. Columns: the events' key, `target`, and its own event time."""
+    entity: str
+    """The column whose owner is ranked on the morning's list."""
+    target: str
+    """The column of `labels` that holds 1 for what is looked for."""
+    label_delay_days: int
+    """Nights until a night's verdicts are complete: night D is matured when drop D + this is in silver."""
+    features: tuple[Feature, ...]
+    recipes: tuple[Recipe, ...]
+    list_size: int = 100
+    compromised_for_days: int = 7
+    """Entities with a positive verdict reported in so many last nights are left out of the list."""
+    gate: GatePolicy = field(default_factory=GatePolicy)
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
+
+    def __post_init__(self) -> None:
+        _check_name("use case", self.name)
+        event_columns = [column.name for column in self.events.columns]
+        if self.entity not in event_columns:
+            raise ConfigurationError(f"{self.name}: entity {self.entity!r} is none of the columns {event_columns} of {self.events.name}")
+        label_columns = [column.name for column in self.labels.columns]
+        for wanted in (self.events.key, self.target):
+            if wanted not in label_columns:
+                raise ConfigurationError(f"{self.name}: feed {self.labels.name} lacks {wanted!r}")
+        if self.label_delay_days < 1 or self.list_size < 1:
+            raise ConfigurationError(f"{self.name}: label_delay_days and list_size are at least 1")
+        if not self.features or not self.recipes:
+            raise ConfigurationError(f"{self.name}: a use case needs features and at least one recipe")
+
+    @property
+    def feeds(self) -> tuple[Feed, Feed]:
+        return (self.events, self.labels)
+
+    @property
+    def feature_names(self) -> list[str]:
+        return [feature.name for feature in self.features]
+
+
+def load(name: str, settings: Settings) -> UseCase:
+    """The use case of that name, its feeds' spans as this installation sets them.
+
+    Raises:
+        ConfigurationError: no such use case is registered here, or its module holds no `USE_CASE`.
+    """
+    if name not in settings.usecases:
+        raise ConfigurationError(f"use case {name!r} is not registered: NIGHTSHIFT_USECASES lists {', '.join(settings.usecases)}")
+    try:
+        module = importlib.import_module(f"include.usecases.{name}.usecase")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"use case {name!r} needs include/usecases/{name}/usecase.py: {error}") from error
+    use_case = getattr(module, "USE_CASE", None)
+    if not isinstance(use_case, UseCase) or use_case.name != name:
+        raise ConfigurationError(f"include/usecases/{name}/usecase.py must hold USE_CASE, a UseCase named {name!r}")
+    return replace(use_case, events=_spanned(use_case.events, settings), labels=_spanned(use_case.labels, settings))
+
+
+def registered(settings: Settings) -> list[UseCase]:
+    """All use cases of this installation, in the order of the setting."""
+    return [load(name, settings) for name in settings.usecases]
+
+
+def _spanned(feed: Feed, settings: Settings) -> Feed:
+    if feed.name not in settings.feed_spans:
+        return feed
+    first, last = settings.feed_spans[feed.name]
+    return replace(feed, first_drop=first, last_drop=last)
