@@ -1,0 +1,363 @@
+"""Every table once: its grain, its columns with types and comments, and which of them are clocks.
+
+`python -m include.nightshift.lakehouse.tables` creates what is missing. Tables lie at `<lakehouse>/<schema>/<table>`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from include.nightshift import settings as settings_module
+from include.nightshift import usecase
+from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.usecase import Feed, UseCase
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from include.nightshift.settings import Settings
+
+SCHEMAS = {
+    "bronze": "Landed rows as they came, with their provenance.",
+    "silver": "Typed, deduplicated, checked rows; rejected ones in silver.quarantine.",
+    "gold": "What models read and people act on.",
+    "ops": "What the platform did, decided and measured.",
+}
+
+# Time travel is refused beyond these two, whatever files exist; Delta's own defaults (30 and 7 days) would lose old nights.
+# The rest keeps every reader able to read: no deletion vectors, no column mapping, no v2 checkpoints.
+PROPERTIES = {
+    "delta.logRetentionDuration": "interval 3650 days",
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+    "delta.enableDeletionVectors": "false",
+    "delta.columnMapping.mode": "none",
+    "delta.checkpointPolicy": "classic",
+}
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """One column. A `clock` says when something was done, not what: content hashes leave it out."""
+
+    name: str
+    type: str
+    comment: str
+    clock: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table; `comment` ends with the grain. Partitioned by `day` where a row belongs to a night."""
+
+    schema: str
+    name: str
+    comment: str
+    columns: tuple[TableColumn, ...]
+    partition: tuple[str, ...] = ("day",)
+    """Writers of different partitions never conflict: a second column keeps apart what is written side by side."""
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def content(self) -> list[str]:
+        """The columns that a content hash covers."""
+        return [column.name for column in self.columns if not column.clock]
+
+    def ddl(self) -> str:
+        """`create table if not exists …`."""
+        columns = ",\n  ".join(f"{c.name} {c.type} comment {lakehouse.literal(c.comment)}" for c in self.columns)
+        partition = f"\npartitioned by ({', '.join(self.partition)})" if self.partition else ""
+        properties = ", ".join(f"'{key}' = '{value}'" for key, value in PROPERTIES.items())
+        comment = lakehouse.literal(self.comment)
+        return (
+            f"create table if not exists {self} (\n  {columns}\n)\nusing delta{partition}\ncomment {comment}\ntblproperties ({properties})"
+        )
+
+
+_DAY = TableColumn("day", "date", "The night: the drop that brought the row.")
+_USE_CASE = TableColumn("use_case", "string", "The use case.")
+_KNOWN_AT = TableColumn("known_at", "timestamp", "When the row was known: the midnight UTC that ends its night's day.")
+_PROVENANCE = (
+    TableColumn("_source", "string", "The landed file, below the landing folder."),
+    TableColumn("_row", "bigint", "The row in the file, header not counted, from 1."),
+    TableColumn("_batch", "string", "SHA-256 of the landed file."),
+)
+_REASONS = tuple(
+    TableColumn(f"reason_{n}", "string", f"The feature that pushed the score up {word}; null where none did, or far below the list.")
+    for n, word in ((1, "most"), (2, "second most"), (3, "third most"))
+)
+
+
+def bronze(feed: Feed) -> Table:
+    return Table(
+        schema="bronze",
+        name=feed.name,
+        comment=f"{feed.description} As it came, all text. One row per row of a landed file.",
+        columns=(
+            _DAY,
+            *(TableColumn(column.name, "string", column.comment) for column in feed.columns),
+            *_PROVENANCE,
+            TableColumn("_ingested_at", "timestamp", "When it was ingested.", clock=True),
+        ),
+    )
+
+
+def silver(feed: Feed) -> Table:
+    return Table(
+        schema="silver",
+        name=feed.name,
+        comment=f"{feed.description} Typed and checked. One row per {feed.key}.",
+        columns=(_DAY, *(TableColumn(column.name, column.type, column.comment) for column in feed.columns), _KNOWN_AT),
+    )
+
+
+QUARANTINE = Table(
+    schema="silver",
+    name="quarantine",
+    comment="Rows that broke a rule, as they came. One row per rejected row.",
+    partition=("day", "feed"),
+    columns=(
+        _DAY,
+        TableColumn("feed", "string", "The feed."),
+        TableColumn("rule", "string", "The first rule it broke."),
+        TableColumn("reason", "string", "What was seen and what was expected."),
+        TableColumn("raw", "string", "The row as it came: JSON by column, or the text of the line where it could not be parted."),
+        *_PROVENANCE,
+        TableColumn("quarantined_at", "timestamp", "When it was rejected.", clock=True),
+        TableColumn("released_at", "timestamp", "When it was judged again and passed; null while it waits.", clock=True),
+    ),
+)
+
+
+def features(use_case: UseCase) -> Table:
+    events = {column.name: column for column in use_case.events.columns}
+    ids = [
+        use_case.events.key,
+        *(name for name in events if name.endswith("_id") and name != use_case.events.key),
+        use_case.events.event_time,
+    ]
+    return Table(
+        schema="gold",
+        name=f"{use_case.name}_features",
+        comment=f"What models read, from what was known when the night ended. One row per {use_case.events.key}.",
+        columns=(
+            _DAY,
+            *(TableColumn(name, events[name].type, events[name].comment) for name in ids),
+            *(TableColumn(feature.name, "double", feature.comment) for feature in use_case.features),
+            _KNOWN_AT,
+        ),
+    )
+
+
+def scores(use_case: UseCase) -> Table:
+    return Table(
+        schema="gold",
+        name=f"{use_case.name}_scores",
+        comment=f"How suspicious each event was to the night's models. One row per {use_case.events.key} and model role.",
+        columns=(
+            _DAY,
+            TableColumn(use_case.events.key, "bigint", "The event scored."),
+            TableColumn(use_case.entity, "bigint", "Whose it is."),
+            TableColumn("role", "string", "champion or challenger."),
+            TableColumn("score", "double", "Probability, 0..1, as the model sees it."),
+            TableColumn("model_version", "string", "Version in the model registry."),
+            TableColumn("features_version", "bigint", "Version of the features table that was scored.", clock=True),
+            *_REASONS,
+            TableColumn("scored_at", "timestamp", "When it was scored.", clock=True),
+        ),
+    )
+
+
+def alerts(use_case: UseCase) -> Table:
+    return Table(
+        schema="gold",
+        name=f"{use_case.name}_alerts",
+        comment=f"The morning's list, {use_case.list_size} long. One row per rank and night.",
+        columns=(
+            _DAY,
+            TableColumn("rank", "int", "1 is looked at first."),
+            TableColumn(use_case.entity, "bigint", "Whom to look at."),
+            TableColumn("score", "double", "The highest score of the night."),
+            TableColumn(use_case.events.key, "bigint", "The event that has it."),
+            *_REASONS,
+            TableColumn("model_version", "string", "Version in the model registry."),
+        ),
+    )
+
+
+PERFORMANCE = Table(
+    schema="ops",
+    name="performance",
+    comment="How the champion did, once the verdicts were in. One row per night scored, model, cohort and metric.",
+    columns=(
+        _DAY,
+        _USE_CASE,
+        TableColumn("judged_on", "date", "The night in whose run it was measured."),
+        TableColumn("model_version", "string", "The model that scored the night."),
+        TableColumn("cohort", "string", "night: this night alone; week: a fold of the nights that end with it, by the published protocol."),
+        TableColumn("metric", "string", "average_precision, roc_auc, card_precision, rows or frauds."),
+        TableColumn("value", "double", "The figure; null where it is not defined (no fraud among the rows)."),
+        TableColumn("low", "double", "Lower 95 % bound; null where none was computed."),
+        TableColumn("high", "double", "Upper 95 % bound; null where none was computed."),
+        TableColumn("labels_matured", "bigint", "Verdicts it rests on."),
+        TableColumn("estimated", "boolean", "True where no verdict was used."),
+    ),
+)
+DRIFT_METRICS = Table(
+    schema="ops",
+    name="drift_metrics",
+    comment="Distance between a night and the rows its champion was judged on. One row per night, column and measure.",
+    columns=(
+        _DAY,
+        _USE_CASE,
+        TableColumn("model_version", "string", "The champion whose held-out rows are the reference."),
+        TableColumn("column_name", "string", "A feature, or score."),
+        TableColumn("measure", "string", "psi: population stability index."),
+        TableColumn("value", "double", "The distance; null where it is unknown."),
+        TableColumn("threshold", "double", "Above it the verdict is drifted."),
+        TableColumn("verdict", "string", "stable, drifted or unknown."),
+    ),
+)
+RETRAIN_REQUESTS = Table(
+    schema="ops",
+    name="retrain_requests",
+    comment="Who or what asked for a new model, and what became of it. One row per request.",
+    partition=(),
+    columns=(
+        TableColumn("request_id", "string", "Names the request; the same evidence gives the same name."),
+        _USE_CASE,
+        TableColumn("night", "date", "The night whose evidence asked."),
+        TableColumn("cause", "string", "performance, or the word of whoever asked."),
+        TableColumn("evidence", "string", "JSON: the figures seen and expected."),
+        TableColumn("state", "string", "open, claimed, done or refused."),
+        TableColumn("outcome", "string", "What became of it, in words."),
+        TableColumn("requested_at", "timestamp", "When it was filed.", clock=True),
+        TableColumn("claimed_at", "timestamp", "When a training run took it.", clock=True),
+        TableColumn("closed_at", "timestamp", "When it was done or refused.", clock=True),
+    ),
+)
+TRAINING_ATTEMPTS = Table(
+    schema="ops",
+    name="training_attempts",
+    comment="Machines that trained. One row per run and attempt.",
+    partition=(),
+    columns=(
+        TableColumn("run_id", "string", "The training run."),
+        TableColumn("attempt", "int", "From 1."),
+        _USE_CASE,
+        TableColumn("pool", "string", "Where machines come from."),
+        TableColumn("machine", "string", "The machine (a process on the local pool)."),
+        TableColumn("zone", "string", "Its zone."),
+        TableColumn("started_at", "timestamp", "When it started."),
+        TableColumn("ended_at", "timestamp", "When it ended."),
+        TableColumn("outcome", "string", "finished, preempted or failed."),
+        TableColumn("lost_seconds", "double", "Work since the last complete checkpoint, lost with the machine."),
+        TableColumn("cost", "double", "Price of the machine's time, in the pool's currency."),
+    ),
+)
+GATE_REPORTS = Table(
+    schema="ops",
+    name="gate_reports",
+    comment="Candidates judged. One row per report.",
+    partition=(),
+    columns=(
+        TableColumn("report_digest", "string", "SHA-256 over model, data versions, policy and verdicts."),
+        _USE_CASE,
+        TableColumn("run_id", "string", "The training run."),
+        TableColumn("model_version", "string", "The candidate."),
+        TableColumn("champion_version", "string", "Whom it was compared with; null where there was no champion."),
+        TableColumn("as_of", "date", "The last night that was known."),
+        TableColumn("holdout_first", "date", "First night judged on."),
+        TableColumn("holdout_last", "date", "Last night judged on."),
+        TableColumn("versions", "string", "JSON: table versions that were read."),
+        TableColumn("verdicts", "string", "JSON: each gate's verdict, reasons and figures."),
+        TableColumn("figures", "string", "JSON: the metrics of both models on the held-out rows."),
+        TableColumn("passed", "boolean", "Whether all gates passed."),
+        TableColumn("judged_at", "timestamp", "When it was judged.", clock=True),
+    ),
+)
+APPROVALS = Table(
+    schema="ops",
+    name="approvals",
+    comment="Human answers. One row per answer.",
+    partition=(),
+    columns=(
+        TableColumn("report_digest", "string", "The report that was answered."),
+        _USE_CASE,
+        TableColumn("answer", "string", "Approve or Reject."),
+        TableColumn("by", "string", "Who answered."),
+        TableColumn("at", "timestamp", "When."),
+    ),
+)
+CHAMPION_HISTORY = Table(
+    schema="ops",
+    name="champion_history",
+    comment="Who reigned over which nights. One row per change of champion.",
+    partition=(),
+    columns=(
+        _USE_CASE,
+        TableColumn("model_version", "string", "The champion."),
+        TableColumn("from_night", "date", "First night it scores."),
+        TableColumn("until_night", "date", "Last night it scores; null while it reigns."),
+        TableColumn("why", "string", "What made it champion."),
+        TableColumn("by", "string", "Who approved."),
+        TableColumn("at", "timestamp", "When it was promoted (wall clock)."),
+        TableColumn("report_digest", "string", "The gate report it was promoted on."),
+    ),
+)
+NIGHTS = Table(
+    schema="ops",
+    name="nights",
+    comment="What each stage did with a night. One row per night, use case and stage.",
+    partition=("day", "stage"),
+    columns=(
+        _DAY,
+        _USE_CASE,
+        TableColumn("stage", "string", "bronze, silver, features, scores or monitor; with the feed where there are two."),
+        TableColumn("seconds", "double", "How long it took, spread evenly where one run did many nights.", clock=True),
+        TableColumn("rows_in", "bigint", "Rows read."),
+        TableColumn("rows_out", "bigint", "Rows written."),
+        TableColumn("rejected", "bigint", "Rows to quarantine."),
+        TableColumn("state", "string", "done, empty or skipped."),
+    ),
+)
+
+SHARED = (
+    QUARANTINE,
+    PERFORMANCE,
+    DRIFT_METRICS,
+    RETRAIN_REQUESTS,
+    TRAINING_ATTEMPTS,
+    GATE_REPORTS,
+    APPROVALS,
+    CHAMPION_HISTORY,
+    NIGHTS,
+)
+
+
+def of(use_case: UseCase) -> tuple[Table, ...]:
+    """The tables of one use case, in walking order."""
+    per_feed = [table(feed) for table in (bronze, silver) for feed in use_case.feeds]
+    return (*per_feed, features(use_case), scores(use_case), alerts(use_case))
+
+
+def create(session: SparkSession, settings: Settings) -> list[str]:
+    """Create the schemas and tables that are missing; returns the names of the new ones."""
+    wanted = {str(table): table for table in (*SHARED, *(t for u in usecase.registered(settings) for t in of(u)))}
+    present: set[str] = set()
+    for schema, comment in SCHEMAS.items():
+        location = lakehouse.literal(f"{settings.lakehouse_location}/{schema}")
+        session.sql(f"create schema if not exists {schema} comment {lakehouse.literal(comment)} location {location}")
+        present |= {f"{schema}.{row['tableName']}" for row in lakehouse.rows(session, f"show tables in {schema}")}
+    missing = [table for name, table in wanted.items() if name not in present]
+    for table in missing:
+        session.sql(table.ddl())
+    return [str(table) for table in missing]
+
+
+if __name__ == "__main__":
+    installed = settings_module.load()
+    made = create(lakehouse.connect(installed), installed)
+    print(f"tables: {len(made)} created" + (f" ({', '.join(made)})" if made else ""))  # noqa: T201

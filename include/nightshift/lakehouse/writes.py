@@ -1,0 +1,152 @@
+"""Writes that can be repeated: a slice of a table is replaced in one commit, and equal content commits nothing.
+
+Two runs of one night meet; whoever comes second finds the same content and leaves the table alone.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from include.nightshift.errors import ContractError, WriteConflictError
+from include.nightshift.lakehouse.session import rows, where
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+    from include.nightshift.lakehouse.tables import Table
+
+ATTEMPTS = 8
+"""How often one write meets another writer before it gives up."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write left behind."""
+
+    table: str
+    rows: int
+    """Rows of the slice."""
+    changed: bool
+    """False where the table already held this content."""
+
+
+def replace(session: SparkSession, table: Table, frame: DataFrame, slice_: Mapping[str, Iterable[Any]], *, rows_expected: int) -> Written:
+    """Make the slice `column in (values) and …` of the table hold exactly the frame's rows.
+
+    The frame holds all columns of the table, in any order; they are cast to the table's types. Retried while other
+    writers win (Delta's concurrent-append errors), looking at the content anew each time.
+
+    Raises:
+        ContractError: the frame wrote another number of rows than `rows_expected`.
+        WriteConflictError: others won every attempt.
+    """
+    from pyspark.sql import functions as F
+
+    predicate = where({name: list(values) for name, values in slice_.items()})
+    typed = frame.select(*(F.col(column.name).cast(column.type).alias(column.name) for column in table.columns))
+
+    def attempt() -> Written:
+        held = session.table(str(table)).where(predicate)
+        holds = held.count()
+        if holds == rows_expected and (not holds or fingerprint(held, table.content) == fingerprint(typed, table.content)):
+            return Written(str(table), holds, False)
+        # One file per night, or few: what a table costs to read is its files.
+        packed = typed.repartition(*table.partition) if table.partition else typed.coalesce(1)
+        packed.write.format("delta").mode("overwrite").option("replaceWhere", predicate).saveAsTable(str(table))
+        # The slice itself, not what the newest commit says: that may be another writer's, of another slice.
+        return Written(str(table), held.count(), True)
+
+    written = retried(attempt, str(table))
+    if written.rows != rows_expected:
+        raise ContractError(
+            f"{table}, {predicate}: {written.rows} rows were written, {rows_expected} expected. Another run of this night may be "
+            "writing: run it again; if it stays, a row was lost or doubled on the way"
+        )
+    return written
+
+
+def replace_rows(session: SparkSession, table: Table, records: Iterable[Mapping[str, Any]], slice_: Mapping[str, Iterable[Any]]) -> Written:
+    """Like `replace`, from a few records in memory; columns a record lacks are null."""
+    held = arrow(table, records)
+    return replace(session, table, in_memory(session, held), slice_, rows_expected=held.num_rows)
+
+
+def in_memory(session: SparkSession, table: pa.Table) -> DataFrame:
+    """An Arrow table as a frame; unlike `createDataFrame` alone also an empty one."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return session.createDataFrame(table if table.num_rows else [], schema=from_arrow_schema(table.schema))
+
+
+def arrow(table: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Records as an Arrow table of the table's columns and types."""
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "bigint": pa.int64(),
+        "int": pa.int32(),
+        "double": pa.float64(),
+        "boolean": pa.bool_(),
+        "date": pa.date32(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+    }
+    schema = pa.schema([(column.name, types[column.type]) for column in table.columns])
+    return pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema=schema)
+
+
+def fingerprint(frame: DataFrame, columns: Iterable[str]) -> tuple[int, int, int]:
+    """Count and two order-free sums over 64-bit row hashes: equal content gives equal figures, whatever the layout.
+
+    Against accidents, not against an adversary. Null has its own mark, because xxhash64 passes over nulls.
+    """
+    from pyspark.sql import functions as F
+
+    names = sorted(columns)
+    marked = [part for name in names for part in (F.col(name).isNull(), F.col(name))]
+    hashed = frame.select(F.xxhash64(*marked).alias("h"))
+    total = F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("total")
+    mixed = F.coalesce(F.bit_xor("h"), F.lit(0)).alias("mixed")
+    row = hashed.agg(F.count(F.lit(1)).alias("n"), total, mixed).toArrow().to_pylist()[0]
+    return int(row["n"]), int(row["total"]), int(row["mixed"])
+
+
+def version(session: SparkSession, table: Table) -> int:
+    """The table's newest version."""
+    return int(rows(session, f"describe history {table} limit 1")[0]["version"])
+
+
+def retried(attempt: Callable[[], Result], table: str) -> Result:
+    """Run a write, again while it loses against concurrent ones, after jittered waits that grow to a few seconds.
+
+    Raises:
+        WriteConflictError: all attempts lost.
+    """
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_conflict(error):
+                raise
+            if number == ATTEMPTS:
+                raise WriteConflictError(
+                    f"{table}: {ATTEMPTS} attempts to write lost against other writers; nothing was written. "
+                    "Run the task again once the other runs of this night have ended"
+                ) from error
+            time.sleep(random.uniform(0.1, 0.5) * number)  # noqa: S311
+    raise AssertionError("unreachable")
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether Delta refused a commit because another one came first."""
+    text = str(error)
+    return any(
+        mark in text for mark in ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
+    )
