@@ -1,0 +1,50 @@
+{#
+  nightly: replace the nights `first_night..last_night` of a table in one commit; equal content commits nothing.
+
+  The table itself (types, comments, properties) is made by the platform, so that its columns are described once.
+  Unlike dbt's incremental `insert_overwrite`, a rerun with equal content leaves the table's version alone.
+#}
+{% materialization nightly, adapter='spark' %}
+  {%- set nights = "day between date'" ~ var('first_night') ~ "' and date'" ~ var('last_night') ~ "'" -%}
+  {%- set columns = adapter.get_columns_in_relation(this) | map(attribute='name') | list -%}
+  {%- if not columns -%}
+    {{ exceptions.raise_compiler_error(this ~ " does not exist: create it with `python -m include.nightshift.lakehouse.tables`") }}
+  {%- endif -%}
+  {%- set built = this.identifier ~ '__built' -%}
+
+  {{ run_hooks(pre_hooks) }}
+
+  {% call statement('built') %}
+    create or replace temporary view {{ built }} as
+    select {{ columns | join(', ') }} from (
+    {{ sql }}
+    )
+    where {{ nights }}
+  {% endcall %}
+
+  {%- set held = run_query("select 1 from " ~ this ~ " where " ~ nights ~ " limit 1") | length > 0 -%}
+  {%- if held and fingerprint(this, columns, nights) == fingerprint(built, columns, nights) -%}
+    {% call statement('main') %} select 'unchanged' {% endcall %}
+  {%- else -%}
+    {% call statement('main') %}
+      insert into {{ this }} replace where {{ nights }}
+      select * from {{ built }}
+    {% endcall %}
+  {%- endif %}
+
+  {{ run_hooks(post_hooks) }}
+  {{ return({'relations': [this]}) }}
+{% endmaterialization %}
+
+
+{# Count and two order-free sums over 64-bit row hashes; null has its own mark, because xxhash64 passes over nulls. #}
+{% macro fingerprint(relation, columns, nights) %}
+  {%- set marked -%}
+    {%- for column in columns %}isnull({{ column }}), {{ column }}{{ ", " if not loop.last }}{% endfor -%}
+  {%- endset -%}
+  {%- set result = run_query(
+    "select count(*), cast(coalesce(sum(cast(h as decimal(38,0))), 0) as string), cast(coalesce(bit_xor(h), 0) as string)"
+    ~ " from (select xxhash64(" ~ marked ~ ") as h from " ~ relation ~ " where " ~ nights ~ ")"
+  ) -%}
+  {{ return(result.rows[0].values() | map('string') | join(' ')) }}
+{% endmacro %}
