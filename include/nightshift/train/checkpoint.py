@@ -1,0 +1,195 @@
+"""Checkpoints: what outlives the machine. A checkpoint exists when its manifest exists, and the manifest is written last.
+
+The contract, each clause a test: content goes to a temporary file, is fsynced, renamed, and its folder fsynced, so a kill at any
+byte leaves the checkpoint before intact; hashes are checked on reading, and a damaged checkpoint yields to the one before; a
+checkpoint of other data, recipe or code is refused; two are kept; one process at a time may write. CheckFreq (Mohan, Phanishayee,
+Chidambaram, FAST 2021) has the reasons. Python's standard library only: the launching side reads the manifests too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from include.nightshift.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+"""The newest, and the one before should the newest prove damaged."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One chunk done; a line of `progress.jsonl`."""
+
+    round: int
+    """Trees grown so far."""
+    seconds: float
+    """What this chunk took."""
+    train_logloss: float
+    at: str
+    """When it was done, ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """All that the next chunk depends on, beside the run folder itself."""
+
+    chunk: int
+    """Chunks done."""
+    model: bytes
+    threads: int
+    """Threads of the first machine: another number may add up floats in another order."""
+    history: tuple[Progress, ...]
+    """Every chunk so far, so that a restart can tell the whole story."""
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Put a file in place whole or not at all, and have it survive a power cut."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def complete(folder: Path) -> list[int]:
+    """Numbers (chunks done) of the checkpoints that stand in a folder, ascending; their content is not looked at."""
+    return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+
+
+def last_saved_at(folder: Path) -> datetime | None:
+    """When the newest complete checkpoint was saved, UTC; None where there is none."""
+    numbers = complete(folder)
+    return datetime.fromtimestamp(_manifest_path(folder, numbers[-1]).stat().st_mtime, UTC) if numbers else None
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
+        """`fingerprint`: what a checkpoint must agree with to be resumed, by name (data, recipe, code)."""
+        self.folder = folder
+        self.fingerprint = dict(fingerprint)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make a checkpoint complete, then let go of those that are no longer needed."""
+        model = _model_path(self.folder, checkpoint.chunk)
+        write_durably(model, checkpoint.model)
+        body = {
+            "chunk": checkpoint.chunk,
+            "model_sha256": hashlib.sha256(checkpoint.model).hexdigest(),
+            "threads": checkpoint.threads,
+            "fingerprint": self.fingerprint,
+            "history": [asdict(progress) for progress in checkpoint.history],
+        }
+        manifest = {"body": body, "body_sha256": _digest(body)}
+        write_durably(_manifest_path(self.folder, checkpoint.chunk), json.dumps(manifest, indent=1).encode())
+        for number in complete(self.folder)[:-KEPT]:
+            # The manifest goes first: a model without one is litter, a manifest without its model a damaged checkpoint.
+            _manifest_path(self.folder, number).unlink()
+            _model_path(self.folder, number).unlink(missing_ok=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None where training starts from nothing.
+
+        Raises:
+            CheckpointError: it belongs to other data, another recipe or other code than this run.
+        """
+        for number in reversed(complete(self.folder)):
+            try:
+                body, model = self._read(number)
+            except (ValueError, KeyError, TypeError, FileNotFoundError) as damage:
+                log.warning("checkpoint %d is damaged (%s): falling back to the one before", number, damage)
+                # It would otherwise crowd out the good one when the next checkpoint is saved.
+                _manifest_path(self.folder, number).unlink(missing_ok=True)
+                continue
+            self._check_fingerprint(number, body["fingerprint"])
+            history = tuple(Progress(**line) for line in body["history"])
+            return Checkpoint(chunk=body["chunk"], model=model, threads=body["threads"], history=history)
+        return None
+
+    def _read(self, number: int) -> tuple[dict[str, Any], bytes]:
+        manifest = json.loads(_manifest_path(self.folder, number).read_text())
+        body = manifest["body"]
+        if manifest["body_sha256"] != _digest(body):
+            raise ValueError("its manifest does not match its own hash")
+        model = _model_path(self.folder, number).read_bytes()
+        if hashlib.sha256(model).hexdigest() != body["model_sha256"]:
+            raise ValueError(f"its model of {len(model)} bytes does not match the manifest's hash")
+        return body, model
+
+    def _check_fingerprint(self, number: int, found: Mapping[str, str]) -> None:
+        other = sorted(name for name in {*found, *self.fingerprint} if found.get(name) != self.fingerprint.get(name))
+        if other:
+            raise CheckpointError(
+                f"checkpoint {number} in {self.folder} was made with other {' and '.join(other)}: resuming would mix two models. "
+                "Put back what it was started with, or pin a new run"
+            )
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a run for this process; the system lets go of it when the process dies, however it dies.
+
+    Holds between processes of one machine (`flock`); a pool of machines must see to it that one of them runs at a time.
+
+    Raises:
+        CheckpointError: another process is training this run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise CheckpointError(
+                f"{folder} is being written by process {lock.read().strip() or '?'}: end that one, or wait for it"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        for litter in folder.glob(".*.tmp"):
+            litter.unlink()
+        yield
+
+
+def writer(folder: Path) -> int | None:
+    """The process that holds a run, by the number it has where it runs; None where nobody does."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        text = (folder / "lock").read_text().strip()
+        return int(text) if text.isdigit() else None
+    return None
+
+
+def _model_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.ubj"
+
+
+def _manifest_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.json"
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""Interruption: how a machine says that it is going, and how the trainer goes.
+
+Two ways, as clouds have them. A *notice* is a file in the run folder, written ahead of time (the two-minute warning): the trainer
+looks after every round, finishes the chunk if time allows, and leaves. *SIGTERM* is the last word: the trainer leaves at once,
+and the newest complete checkpoint stands. Either way it exits with `INTERRUPTED`, and the same command resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+from include.nightshift.train.checkpoint import write_durably
+
+INTERRUPTED = os.EX_TEMPFAIL
+"""Exit status 75 of a trainer that was interrupted and can be resumed."""
+
+NOTICE = "notice"
+"""The notice file, relative to the run folder."""
+
+
+class Interrupted(Exception):
+    """The trainer leaves because its machine does. Weather, no error."""
+
+
+def give_notice(run_folder: Path, deadline: datetime) -> None:
+    """Tell the trainer that its machine goes at `deadline` (aware)."""
+    write_durably(run_folder / NOTICE, json.dumps({"deadline": deadline.isoformat()}).encode())
+
+
+def withdraw_notice(run_folder: Path) -> None:
+    """Clear the notice of a machine that is gone; whoever starts the next machine does this."""
+    (run_folder / NOTICE).unlink(missing_ok=True)
+
+
+def seconds_left(run_folder: Path) -> float | None:
+    """Seconds until the machine goes (below zero when overdue); None while there is no notice, infinite where it sets no deadline."""
+    try:
+        notice = (run_folder / NOTICE).read_text()
+    except FileNotFoundError:
+        return None
+    if not notice.strip():
+        return math.inf  # `touch notice`: a person asks to pause after this chunk
+    return (datetime.fromisoformat(json.loads(notice)["deadline"]) - datetime.now(UTC)).total_seconds()
+
+
+def leave_on_sigterm() -> None:
+    """From now on, SIGTERM ends this process at once with `INTERRUPTED`; call it first, in the main thread.
+
+    A Python signal handler would wait until XGBoost returns from a round or from reading the data. A thread that waits for the
+    signal does not, and since every file is put in place whole, leaving needs no more care than being killed.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        os.write(2, b"SIGTERM: leaving at once, the newest checkpoint stands\n")
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()

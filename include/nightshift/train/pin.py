@@ -1,0 +1,67 @@
+"""Pin: fix what a training run reads, and lay it in the run's folder. The last step that needs the lakehouse.
+
+`<home>/runs/<run id>/`: `run.json` comes last, so that a folder with it is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.nightshift.features import training_set
+from include.nightshift.settings import ROOT
+from include.nightshift.train.run import RUN, TrainingRun
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import Recipe, UseCase
+
+
+def pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date) -> Path:
+    """The folder of the run that trains the recipe as of a night; the same inputs give the same folder, made once.
+
+    Raises:
+        NotMaturedError: features or verdicts of the nights are not there yet, or too few of them.
+    """
+    split, versions = training_set.pin(session, use_case, as_of)
+    run_id = training_set.run_id(use_case, recipe, split, versions)
+    folder = settings.home / "runs" / run_id
+    if (folder / RUN).exists():
+        return folder
+    digest = training_set.export(session, use_case, split, versions, folder / "data")
+    TrainingRun(
+        run_id=run_id,
+        use_case=use_case.name,
+        recipe=recipe,
+        features=tuple(use_case.feature_names),
+        key=use_case.events.key,
+        entity=use_case.entity,
+        event_time=use_case.events.event_time,
+        target=use_case.target,
+        as_of=split.as_of,
+        train_first=split.train_first,
+        train_last=split.train_last,
+        holdout_first=split.holdout_first,
+        holdout_last=split.holdout_last,
+        versions=versions,
+        data_digest=digest,
+        git_commit=_commit(),
+        mlflow_url=settings.mlflow_url,
+        experiment=use_case.name,
+    ).save(folder)
+    return folder
+
+
+def _commit() -> str:
+    """The commit of the code that runs; an image without git says so."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        return "unknown"
+    return (
+        subprocess.run([git, "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    )
