@@ -1,0 +1,177 @@
+"""The registry: model versions in MLflow, their local copies, and who reigns over which nights.
+
+MLflow keeps the models; `ops.champion_history` says who scores. The alias `champion` follows the history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from include.nightshift.errors import RegistryError
+from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse.session import extent, literal, rows
+from include.nightshift.train.tracking import ARTIFACTS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from pyspark.sql import SparkSession
+
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import UseCase
+
+ALIAS = "champion"
+
+
+def client(settings: Settings) -> MlflowClient:
+    """A client of the installation's MLflow server that gives up within a minute rather than hanging."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
+
+
+def register(settings: Settings, use_case: UseCase, run_id: str, mlflow_run_id: str, model_sha256: str) -> str:
+    """Register a training run's model; returns its version, the same one when the run is registered already."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(settings)
+    for version in mlflow.search_model_versions(f"name = '{use_case.name}'"):
+        if version.tags.get("nightshift.run_id") == run_id:
+            return str(version.version)
+    try:
+        mlflow.create_registered_model(use_case.name, description=f"{use_case.title}. Owner: {use_case.owner}.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"runs:/{mlflow_run_id}/model"
+    tags = {"nightshift.run_id": run_id, "nightshift.model_sha256": model_sha256}
+    return str(mlflow.create_model_version(use_case.name, source, run_id=mlflow_run_id, tags=tags).version)
+
+
+def local_copy(settings: Settings, use_case: UseCase, version: str) -> Path:
+    """The folder with the version's `model.ubj`, `features.json` and `reference.json`; fetched once, then kept.
+
+    Raises:
+        RegistryError: the registry lacks the version, or its bytes are not those that were registered.
+    """
+    folder = settings.home / "models" / use_case.name / version
+    if folder.exists():
+        return folder
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registered = client(settings).get_model_version(use_case.name, version)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            uri = f"runs:/{registered.run_id}/{ARTIFACTS}"
+            fetched = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=settings.mlflow_url))
+            seen = hashlib.sha256((fetched / "model.ubj").read_bytes()).hexdigest()
+            wanted = registered.tags.get("nightshift.model_sha256")
+            if seen != wanted:
+                raise RegistryError(
+                    f"model {use_case.name} version {version}: its bytes have the hash {seen}, registered was {wanted}. "
+                    "Somebody changed the artifact: roll back to the version before, and find out who"
+                )
+            if not folder.exists():
+                shutil.move(str(fetched), folder)
+    except MlflowException as error:
+        raise RegistryError(
+            f"model {use_case.name} version {version} cannot be had from {settings.mlflow_url}: {error}. "
+            "See that MLflow runs (`make status`) and run the task again"
+        ) from error
+    return folder
+
+
+def champions(session: SparkSession, use_case: UseCase, nights: Sequence[date]) -> dict[date, str]:
+    """The version that reigns over each of the nights; nights over which nobody does are left out.
+
+    Raises:
+        RegistryError: more than one reigns over a night.
+    """
+    history = rows(session, f"select * from {tables.CHAMPION_HISTORY} where use_case = :use_case", use_case=use_case.name)
+    reigns = {night: _over(history, night) for night in nights}
+    return {night: reign["model_version"] for night, reign in reigns.items() if reign}
+
+
+def reign_on(session: SparkSession, use_case: UseCase, night: date) -> dict[str, Any] | None:
+    """The row of the champion history whose nights contain the night, or None.
+
+    Raises:
+        RegistryError: more than one row does.
+    """
+    return _over(rows(session, f"select * from {tables.CHAMPION_HISTORY} where use_case = :use_case", use_case=use_case.name), night)
+
+
+def _over(history: Sequence[dict[str, Any]], night: date) -> dict[str, Any] | None:
+    reigning = [reign for reign in history if reign["from_night"] <= night and (reign["until_night"] or night) >= night]
+    if len(reigning) > 1:
+        seen = ", ".join(reign["model_version"] for reign in reigning)
+        raise RegistryError(f"{tables.CHAMPION_HISTORY}, night {night}: versions {seen} reign, expected one at most. Mend the table first")
+    return reigning[0] if reigning else None
+
+
+def promised(session: SparkSession, reign: Mapping[str, Any]) -> dict[str, float]:
+    """The figures on its held-out rows that the reigning champion was promoted on."""
+    found = rows(session, f"select figures from {tables.GATE_REPORTS} where report_digest = :digest", digest=reign["report_digest"])
+    return dict(json.loads(found[0]["figures"])) if found else {}
+
+
+def first_free_night(session: SparkSession, use_case: UseCase, as_of: date) -> date:
+    """The night from which a model trained `as_of` may reign: after all it knew, and after every list that is out."""
+    published = extent(session, tables.alerts(use_case))
+    return max(as_of, published[1] if published else as_of) + timedelta(days=1)
+
+
+def promote(
+    session: SparkSession, settings: Settings, use_case: UseCase, *, version: str, from_night: date, why: str, by: str, report_digest: str
+) -> bool:
+    """Let the version reign from a night on: close the open reign and open the new one in one commit, then move the alias.
+
+    Promoting the same report twice changes nothing. Returns whether the history changed.
+
+    Raises:
+        RegistryError: the open reign begins on or after `from_night`: history is not rewritten.
+    """
+    history = tables.CHAMPION_HISTORY
+
+    def attempt() -> bool:
+        reigns = rows(session, f"select * from {history} where use_case = :use_case", use_case=use_case.name)
+        if any(reign["report_digest"] == report_digest for reign in reigns):
+            return False
+        for reign in reigns:
+            if reign["until_night"] is None and reign["from_night"] >= from_night:
+                raise RegistryError(
+                    f"{history}: version {reign['model_version']} reigns from {reign['from_night']} on, so version {version} cannot "
+                    f"from {from_night}. Train as of a later night"
+                )
+        source = (
+            f"select {literal(use_case.name)} as use_case, {literal(version)} as model_version, {literal(from_night)} as from_night, "
+            f"{literal(why)} as why, {literal(by)} as by, {literal(datetime.now(UTC).replace(tzinfo=None))} as at, "
+            f"{literal(report_digest)} as report_digest"
+        )
+        columns = [column.name for column in history.columns]
+        values = ", ".join("null" if name == "until_night" else f"new.{name}" for name in columns)
+        # Two source rows: one meets the open reign and closes it, the other meets none and is inserted.
+        session.sql(f"""
+            merge into {history} as old
+            using (select true as closes, * from ({source}) union all select false, * from ({source})) as new
+            on new.closes and old.use_case = new.use_case and old.until_night is null
+            when matched then update set until_night = date_sub(new.from_night, 1)
+            when not matched and not new.closes then insert ({", ".join(columns)}) values ({values})
+        """)
+        return True
+
+    changed = writes.retried(attempt, str(history))
+    open_now = rows(session, f"select model_version from {history} where use_case = :name and until_night is null", name=use_case.name)
+    client(settings).set_registered_model_alias(use_case.name, ALIAS, open_now[0]["model_version"])
+    return changed
