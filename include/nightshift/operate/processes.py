@@ -1,0 +1,250 @@
+"""`python -m include.nightshift.operate.processes up|down|status|clean`: all processes of one installation, and only of that one.
+
+`up` prepares the home, starts the supervisor and through it each program as soon as what it needs is there, and returns when all of
+them answer. `down` returns when nothing of this home runs any more, whoever started it. Both are harmless when there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from include.nightshift import settings as settings_module
+from include.nightshift.errors import ConfigurationError, NightshiftError
+from include.nightshift.operate import health, preflight, supervision
+from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.settings import ROOT, Settings
+
+__all__ = ["clean", "down", "environment", "main", "status", "up"]
+
+PATIENCE = 240.0
+"""Seconds in which everything must answer; about 40 are normal on two cores."""
+
+
+@dataclass
+class Step:
+    """One thing that `up` waits for: a supervised program, or a command that runs once."""
+
+    name: str
+    begin: Callable[[], None]
+    after: tuple[str, ...] = ()
+    address: str = ""
+    running: subprocess.Popen[bytes] | None = None
+    """The command, once begun; None for supervised programs."""
+
+
+def up(settings: Settings) -> None:
+    """Start what does not run and wait until everything answers, telling the seconds of each.
+
+    Raises:
+        ConfigurationError: a port is taken, or a process did not come; carries its last log lines.
+    """
+    with _only_one(settings):
+        supervisor = supervision.connect(settings)
+        if supervisor is None:
+            _clear_the_way(settings)
+        ours = supervision.programs(settings)
+        if supervisor is not None and _answering(settings, supervisor) == set(ours):
+            print(f"already up: {settings.airflow_url}, home {settings.home}")
+            return
+        passwords = prepare_home(settings)
+        _boot(settings, supervisor or supervision.start(settings))
+    for name, program in ours.items():
+        if address := program.address(settings):
+            print(f"{name.removesuffix('-api-server'):12} {address}")
+    for user, password in passwords.items():
+        print(f"{'user':12} {user}  password {password}")
+    print(f"{'passwords':12} {settings.passwords_file}" if not passwords else f"{'kept in':12} {settings.passwords_file} (shown only now)")
+
+
+def down(settings: Settings) -> None:
+    """Stop every process of this home, grandchildren too, and wait until all are gone."""
+    started = time.monotonic()
+    if not supervision.marked(settings):
+        print(f"nothing runs for {settings.home}")
+        return
+    if supervisor := supervision.connect(settings):
+        supervision.shut_down(supervisor, patience=25)
+    # What left its process group on purpose, and everything where the supervisor was killed.
+    supervision.sweep(supervision.marked(settings), patience=10)
+    supervision.socket_path(settings.home).unlink(missing_ok=True)
+    print(f"down after {time.monotonic() - started:.1f} s")
+
+
+def status(settings: Settings) -> bool:
+    """Print a line for each program; whether all of them run and answer."""
+    supervisor = supervision.connect(settings)
+    known = supervision.states(supervisor) if supervisor else {}
+    ours = supervision.programs(settings)
+    answering = _answering(settings, supervisor) if supervisor else set()
+    print(f"{'program':22} {'state':9} {'answers':7} {'pid':>8} {'up for':>9}  address")
+    for name, program in ours.items():
+        info = known.get(name, {})
+        state = str(info.get("statename", "STOPPED")).lower()
+        seconds = info["now"] - info["start"] if state == "running" else 0
+        answers = "yes" if name in answering else "no"
+        print(f"{name:22} {state:9} {answers:7} {info.get('pid') or '':>8} {_span(seconds):>9}  {program.address(settings)}")
+    return answering == set(ours)
+
+
+def clean(settings: Settings) -> None:
+    """Stop everything and delete the home: tables, models, passwords and all.
+
+    Raises:
+        ConfigurationError: the folder does not look like a home, and is left alone.
+    """
+    down(settings)
+    home = settings.home
+    if not home.exists():
+        return
+    if home in (ROOT, *ROOT.parents, Path.home()) or not (home / "airflow" / "airflow.cfg").exists():
+        raise ConfigurationError(f"{home} was not made by `make up`, so it is not deleted: check NIGHTSHIFT_HOME, or delete it by hand")
+    shutil.rmtree(home)
+    print(f"deleted {home}")
+
+
+def _boot(settings: Settings, supervisor: Any) -> None:
+    """Begin each step when those before it are done, until all are; one line for each that is."""
+    started = time.monotonic()
+    waiting = {step.name: step for step in _steps(settings, supervisor)}
+    begun: dict[str, Step] = {}
+    while waiting or begun:
+        for step in [step for step in waiting.values() if not any(name in waiting or name in begun for name in step.after)]:
+            step.begin()
+            begun[step.name] = waiting.pop(step.name)
+        known = supervision.states(supervisor)
+        awaited = {name: start for name, start in supervision.started(known).items() if name in begun}
+        answering = health.answering(settings, awaited)
+        for step in list(begun.values()):
+            if _is_done(settings, step, answering, known.get(step.name, {})):
+                print(f"{time.monotonic() - started:6.1f} s  {step.name}", flush=True)
+                del begun[step.name]
+        if begun and time.monotonic() - started > PATIENCE:
+            raise _failure(settings, next(iter(begun)), f"does not answer after {PATIENCE:.0f} s")
+        time.sleep(0.2)
+
+
+def _is_done(settings: Settings, step: Step, answering: set[str], known: dict[str, Any]) -> bool:
+    if step.running is not None:
+        code = step.running.poll()
+        if code:
+            raise _failure(settings, step.name, f"ended with exit code {code}")
+        return code == 0
+    if known.get("statename") in ("FATAL", "UNKNOWN"):
+        raise _failure(settings, step.name, "does not stay up")
+    return step.name in answering
+
+
+def _steps(settings: Settings, supervisor: Any) -> Iterator[Step]:
+    ours = supervision.programs(settings)
+    database = _migration(settings)
+    if database:
+        yield database
+    # Making the tables is the longest chain, so the lakehouse comes up with the cores almost to itself; the rest boots meanwhile.
+    lakehouse = ("lakehouse",) if "lakehouse" in ours else ()
+    yield _command(settings, "lakehouse-tables", [sys.executable, "-m", "include.nightshift.lakehouse.tables"], after=lakehouse)
+    for name in ours:
+        first = () if name in lakehouse else lakehouse
+        after = (*first, database.name) if database and name.startswith("airflow-") else first
+        yield Step(name, partial(supervision.start_program, supervisor, name), after)
+
+
+def _migration(settings: Settings) -> Step | None:
+    """Bring Airflow's database to this Airflow's schema; None when a stamp says that it is there already."""
+    env = environment(settings)
+    connection = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    state = f"{importlib.metadata.version('apache-airflow')} {hashlib.sha256(connection.encode()).hexdigest()}"
+    stamp = settings.home / "airflow" / "migrated"
+    file = Path(connection.removeprefix("sqlite:///"))
+    if stamp.exists() and stamp.read_text() == state and (not connection.startswith("sqlite:///") or file.exists()):
+        return None
+    # The stamp is written by the command's own success, so that a killed `up` does not leave a lie.
+    stamp.unlink(missing_ok=True)
+    line = ["sh", "-c", '"$0" -m airflow db migrate && printf %s "$1" > "$2"', sys.executable, state, str(stamp)]
+    return _command(settings, "airflow-database", line)
+
+
+def _command(settings: Settings, name: str, line: list[str], after: tuple[str, ...] = ()) -> Step:
+    """A step that is done when its command has ended well; its output goes to a log of its own."""
+
+    def begin() -> None:
+        with supervision.log_file(settings, name).open("wb") as log:
+            step.running = subprocess.Popen(
+                line, env=supervision.supervised_environment(settings), cwd=settings.home, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    step = Step(name, begin, after)
+    return step
+
+
+def _failure(settings: Settings, name: str, what: str) -> ConfigurationError:
+    log = supervision.log_file(settings, name)
+    tail = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
+    return ConfigurationError(
+        "\n".join(
+            [f"{name} {what}. The end of {log}:", *(f"  | {line}" for line in tail), "Mend the cause, `make down`, then `make up` again"]
+        )
+    )
+
+
+def _answering(settings: Settings, supervisor: Any) -> set[str]:
+    return health.answering(settings, supervision.started(supervision.states(supervisor)))
+
+
+def _clear_the_way(settings: Settings) -> None:
+    # Where the supervisor was killed, what it left behind holds our ports and obeys nobody.
+    supervision.sweep(supervision.marked(settings), patience=10)
+    if complaints := [complaint for complaint in (preflight.memory(), *preflight.ports(settings)) if complaint]:
+        raise ConfigurationError("\nnightshift: ".join(complaints))
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Two `up` at once: the second waits for the first and then finds everything up."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _span(seconds: float) -> str:
+    if not seconds:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; 1 with a sentence when it cannot be done, or when `status` finds something missing."""
+    parser = argparse.ArgumentParser(prog="python -m include.nightshift.operate.processes", description=__doc__)
+    parser.add_argument("verb", choices=("up", "down", "status", "clean"))
+    verb = parser.parse_args(arguments).verb
+    try:
+        settings = settings_module.load()
+        if verb == "status":
+            return 0 if status(settings) else 1
+        {"up": up, "down": down, "clean": clean}[verb](settings)
+    except NightshiftError as error:
+        print(f"nightshift: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("nightshift: interrupted; `make status` tells what runs, `make down` stops it", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
