@@ -1,0 +1,1 @@
+"""Card fraud: which cards should an investigator look at this morning?"""
