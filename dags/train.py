@@ -1,0 +1,74 @@
+"""Train a challenger on spot, judge it, have it approved and promote it.
+
+**Fires** on the asset `ops.retrain_requests`, over REST, or by hand. **Params**: `as_of`, the last night that is known
+(`last`: the newest that both feeds have brought); `preemptions`, machines to take away on purpose, for a rehearsal.
+**Reads** features and matured verdicts at pinned versions. **Writes** `<home>/runs/<run id>`, the MLflow run and model
+version, `ops.training_attempts`, `ops.gate_reports`, `ops.approvals`, `ops.champion_history`, the alias `champion`.
+
+**Waits** at `approve` for a human (Required Actions); no worker slot is held. **When it fails.** *train*: the program's own
+fault, its last lines are in the message; a machine taken away is no failure. *gate* skipped: refused, with the reasons in
+the log, in MLflow and in `ops.gate_reports`. *NotMaturedError*: too early; wait, or bring older nights by `backfill`.
+**Rerun?** Safe: the same inputs are the same run, which resumes from its checkpoints; promoting twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable
+from nightshift_airflow import assets
+from nightshift_airflow.defaults import night_dag
+from nightshift_airflow.operators.promote import APPROVE, REJECT, CloseOperator, GateOperator, PromoteOperator
+from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator, SpotTrainingOperator
+
+from include.nightshift import settings, usecase
+from include.nightshift.usecase import UseCase
+
+AS_OF = "{{ ti.xcom_pull(task_ids='claim')['as_of'] }}"
+SUBJECT = "Promote version {{ ti.xcom_pull(task_ids='gate')['model_version'] }}?"
+BODY = """
+{% set report = ti.xcom_pull(task_ids='gate') -%}
+Version **{{ report['model_version'] }}** against {{ report['champion_version'] or 'nobody (the first model)' }},
+on held-out nights that it has never seen.
+
+{% for reason in report['reasons'] %}- {{ reason }}
+{% endfor %}
+Report `{{ report['digest'] }}`
+"""
+
+
+def params(local_preemptions: int) -> dict[str, Param]:
+    """All have defaults: a run that an asset event starts has nothing else."""
+    night = r"^(last|\d{4}-\d{2}-\d{2})$"
+    return {
+        "as_of": Param(LAST_WHOLE_NIGHT, type="string", pattern=night, description="Last night that is known, or last."),
+        "preemptions": Param(local_preemptions, type="integer", minimum=0, maximum=5, description="Machines to take away on purpose."),
+    }
+
+
+def train(use_case: UseCase, local_preemptions: int) -> None:
+    arguments = night_dag(use_case, "train", __doc__) | {"max_active_runs": 1}
+    # The watch runs in a night's partition, so its event bears the night as key, and a plain asset schedule is deaf to those.
+    on_request = PartitionedAssetTimetable(assets=assets.retrain_requests(use_case))
+    with DAG(**arguments, schedule=on_request, params=params(local_preemptions)):
+        on_night = {"use_case": use_case.name, "nights": AS_OF}
+        claim = ClaimOperator(task_id="claim", use_case=use_case.name, as_of="{{ params.as_of }}")
+        pin = PinOperator(task_id="pin", recipe=use_case.recipes[0].name, **on_night)
+        spot = SpotTrainingOperator(
+            task_id="train",
+            run_folder="{{ ti.xcom_pull(task_ids='pin') }}",
+            preemptions="{{ params.preemptions }}",
+            execution_timeout=timedelta(hours=12),
+        )
+        gate = GateOperator(task_id="gate", train_task_id="train", **on_night)
+        # Three retries, because Airflow 3.3.2 may fail an answer that comes within a second of the question.
+        approve = HITLOperator(task_id="approve", subject=SUBJECT, body=BODY, options=[APPROVE, REJECT], retries=3, execution_timeout=None)
+        promote = PromoteOperator(task_id="promote", gate_task_id="gate", approve_task_id="approve", **on_night)
+        close = CloseOperator(task_id="close", claim_task_id="claim", gate_task_id="gate", promote_task_id="promote", **on_night)
+        claim >> pin >> spot >> gate >> approve >> promote >> close.as_teardown(setups=claim)
+
+
+installed = settings.load()
+for registered in usecase.registered(installed):
+    train(registered, installed.local_preemptions)

@@ -1,0 +1,1 @@
+"""Airflow's side of Nightshift: operators prepare arguments, make one call into `include.nightshift`, and wait."""

@@ -1,0 +1,1 @@
+"""Operators, one module per stage, in the stage's own word."""

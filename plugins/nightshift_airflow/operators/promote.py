@@ -1,0 +1,149 @@
+"""Gate, approve, promote: the candidate judged, answered by a human, and set to reign."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from nightshift_airflow.operators.night import NightOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from pyspark.sql import SparkSession
+
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import UseCase
+
+APPROVE, REJECT = "Approve", "Reject"
+
+
+class GateOperator(NightOperator):
+    """Judges the trained candidate; a rejection skips approval and promotion, with the reasons.
+
+    :param train_task_id: the training task.
+    """
+
+    def __init__(self, *, train_task_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.train_task_id = train_task_id
+
+    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.promote import judge
+        from include.nightshift.train.run import TrainingRun
+
+        trained = context["ti"].xcom_pull(task_ids=self.train_task_id)
+        folder = Path(trained["run_folder"])
+        judged = judge.judge(
+            session,
+            settings,
+            use_case,
+            folder,
+            TrainingRun.load(folder),
+            model_version=trained["model_version"],
+            model_sha256=trained["model_sha256"],
+        )
+        for verdict in judged.report.verdicts:
+            self.log.info("%s %s: %s", "passed " if verdict.passed else "REFUSED", verdict.gate, "; ".join(verdict.reasons))
+        answer = {
+            "passed": judged.report.passed,
+            "digest": judged.digest,
+            "model_version": judged.model_version,
+            "champion_version": judged.champion_version,
+            "figures": judged.report.figures,
+            "reasons": list(judged.report.reasons),
+        }
+        context["ti"].xcom_push(key="report", value=answer)
+        if not judged.report.passed:
+            raise AirflowSkipException("the gate refused: " + "; ".join(judged.report.reasons))
+        return answer
+
+
+class PromoteOperator(NightOperator):
+    """Records the human's answer and, if it approves the very report that the gate wrote, sets the model to reign.
+
+    :param gate_task_id: the gate.
+    :param approve_task_id: the human's task.
+    """
+
+    def __init__(self, *, gate_task_id: str, approve_task_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gate_task_id = gate_task_id
+        self.approve_task_id = approve_task_id
+
+    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.lakehouse import tables, writes
+        from include.nightshift.lakehouse.session import rows
+        from include.nightshift.promote import registry
+
+        judged = context["ti"].xcom_pull(task_ids=self.gate_task_id)
+        answer = context["ti"].xcom_pull(task_ids=self.approve_task_id)
+        chosen, by = answer["chosen_options"][0], (answer.get("responded_by_user") or {}).get("name") or "nobody (timed out)"
+        record = {
+            "report_digest": judged["digest"],
+            "use_case": use_case.name,
+            "answer": chosen,
+            "by": by,
+            "at": _moment(answer.get("responded_at")),
+        }
+        writes.replace_rows(session, tables.APPROVALS, [record], {"report_digest": [judged["digest"]]})
+        if chosen != APPROVE:
+            raise AirflowSkipException(f"{by} rejected version {judged['model_version']}")
+        held = rows(session, f"select passed from {tables.GATE_REPORTS} where report_digest = :digest", digest=judged["digest"])
+        if not held or not held[0]["passed"]:
+            raise AirflowFailException(
+                f"{tables.GATE_REPORTS} holds no passed report {judged['digest'][:12]}, which {by} approved: "
+                "nothing is promoted. Train again, so that what is approved is what was judged"
+            )
+        from_night = registry.first_free_night(session, use_case, nights[-1])
+        registry.promote(
+            session,
+            settings,
+            use_case,
+            version=judged["model_version"],
+            from_night=from_night,
+            why="; ".join(judged["reasons"]),
+            by=by,
+            report_digest=judged["digest"],
+        )
+        self.log.info("version %s reigns from night %s on", judged["model_version"], from_night)
+        return {"model_version": judged["model_version"], "from_night": from_night.isoformat()}
+
+
+class CloseOperator(NightOperator):
+    """Says in the ledger what became of the claimed requests, however the run went.
+
+    :param claim_task_id, gate_task_id, promote_task_id: whose results tell.
+    """
+
+    def __init__(self, *, claim_task_id: str, gate_task_id: str, promote_task_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claim_task_id = claim_task_id
+        self.gate_task_id = gate_task_id
+        self.promote_task_id = promote_task_id
+
+    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.monitor import requests
+
+        ti = context["ti"]
+        claimed, promoted = ti.xcom_pull(task_ids=self.claim_task_id), ti.xcom_pull(task_ids=self.promote_task_id)
+        judged = ti.xcom_pull(task_ids=self.gate_task_id, key="report")
+        if promoted:
+            outcome = f"version {promoted['model_version']} reigns from night {promoted['from_night']} on"
+        elif judged and not judged["passed"]:
+            outcome = f"the gate refused version {judged['model_version']}: " + "; ".join(judged["reasons"])
+        elif judged:
+            outcome = f"version {judged['model_version']} passed the gate and was not approved"
+        else:
+            outcome = f"training did not finish: see run {context['dag_run'].run_id} of {context['dag_run'].dag_id}"
+        requests.close(session, claimed["request_ids"], done=bool(promoted), outcome=outcome)
+        self.log.info("%s: %s", ", ".join(claimed["request_ids"]) or "no request", outcome)
+        return outcome
+
+
+def _moment(value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    return datetime.fromisoformat(value) if value else datetime.now(UTC)

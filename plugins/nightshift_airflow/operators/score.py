@@ -1,0 +1,61 @@
+"""Score: the champion's scores and the morning's list."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from nightshift_airflow.operators.night import NightOperator, by_night
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from pyspark.sql import SparkSession
+
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import UseCase
+
+
+class ScoreOperator(NightOperator):
+    """Scores the nights with the champion that reigns over each; skips when nobody reigns over any of them."""
+
+    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.lakehouse import ledger
+        from include.nightshift.score import scores
+
+        scored = scores.score(session, settings, use_case, nights)
+        if not scored.models:
+            raise AirflowSkipException(
+                f"no champion reigns over night {nights[0]}"
+                + (f"..{nights[-1]}" if len(nights) > 1 else "")
+                + f": nothing to score with. Trigger {use_case.name}_train, approve its model, and run this night again"
+            )
+        seconds = scored.seconds / len(nights)
+        ledger.record(session, use_case, [ledger.Entry(night, "scores", rows, rows, 0, seconds) for night, rows in scored.rows.items()])
+        models = {night.isoformat(): version for night, version in scored.models.items()}
+        return {"rows": by_night(scored.rows), "models": models, "version": scored.version, "seconds": scored.seconds}
+
+
+class AlertsOperator(NightOperator):
+    """Publishes the nights' lists, each in one commit, and says so on the scores asset.
+
+    :param scores_task_id: the task that scored.
+    """
+
+    def __init__(self, *, scores_task_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scores_task_id = scores_task_id
+
+    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.score import alerts
+
+        lengths, version = alerts.publish(session, use_case, nights)
+        scored = context["ti"].xcom_pull(task_ids=self.scores_task_id)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {
+                "version": scored["version"],
+                "rows": sum(scored["rows"].values()),
+                "alerts_version": version,
+            }
+        return {"lengths": by_night(lengths), "version": version}
