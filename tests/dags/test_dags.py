@@ -1,0 +1,138 @@
+"""The DAG files as Airflow sees them: all parse, each is documented and bounded, and none imports what costs seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.settings import ROOT, Settings
+
+FILES = sorted((ROOT / "dags").glob("*.py"))
+HEAVY = {"pyspark", "delta", "torch", "mlflow", "xgboost", "evidently", "pandas", "sklearn", "dbt", "shap", "deltalake", "duckdb", "polars"}
+SECONDS = 0.3
+
+LOOK = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+dags = {
+    dag.dag_id: {
+        "file": dag.fileloc, "doc": dag.doc_md, "tags": sorted(dag.tags), "max_active_runs": dag.max_active_runs,
+        "tasks": {
+            task.task_id: {
+                "owner": task.owner, "retries": task.retries,
+                "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
+                "type": task.task_type,
+            }
+            for task in dag.tasks
+        },
+    }
+    for dag in bag.dags.values()
+}
+print("ANSWER" + json.dumps({"errors": bag.import_errors, "dags": dags}))
+"""
+
+# Airflow and its operators are there in the process that parses; what the file adds is what counts.
+IMPORT = """
+import importlib.util, json, sys, time
+import airflow.sdk, airflow.providers.standard.operators.hitl, airflow.providers.standard.operators.python
+from airflow.dag_processing.dagbag import DagBag
+sys.path.insert(0, sys.argv[1])
+answer = {}
+for path in sys.argv[2:]:
+    before = set(sys.modules)
+    started = time.perf_counter()
+    spec = importlib.util.spec_from_file_location("parsed_" + str(len(answer)), path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    seconds = time.perf_counter() - started
+    answer[path] = {"seconds": seconds, "modules": sorted({name.partition(".")[0] for name in set(sys.modules) - before})}
+print("ANSWER" + json.dumps(answer))
+"""
+
+WITHOUT_AIRFLOW = """
+import importlib, json, pathlib, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "airflow":
+            raise ModuleNotFoundError("airflow is absent")
+sys.meta_path.insert(0, Absent())
+names = []
+for path in sorted(pathlib.Path("include").rglob("*.py")):
+    name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    importlib.import_module(name)
+    names.append(name)
+print("ANSWER" + json.dumps({"names": names, "modules": sorted({name.partition(".")[0] for name in sys.modules})}))
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    prepare_home(settings)
+    return environment(settings)
+
+
+def ask(program: str, variables: dict[str, str], *arguments: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.rpartition("ANSWER")[2])
+
+
+@pytest.fixture(scope="module")
+def bag(airflow_environment: dict[str, str]) -> dict[str, Any]:
+    answer: dict[str, Any] = ask(LOOK, airflow_environment, str(ROOT / "dags"))
+    assert answer["errors"] == {}
+    return dict(answer["dags"])
+
+
+def test_each_file_makes_one_dag_per_use_case_named_by_its_stem(bag: dict[str, Any]) -> None:
+    assert sorted(bag) == [f"card_fraud_{stem}" for stem in ("backfill", "features", "ingest", "monitor", "score", "train")]
+    assert {name: Path(dag["file"]).stem for name, dag in bag.items()} == {name: name.removeprefix("card_fraud_") for name in bag}
+
+
+def test_each_dag_has_a_runbook_tags_and_an_owner(bag: dict[str, Any]) -> None:
+    for name, dag in bag.items():
+        for word in ("**Fires**", "**Reads", "**When it fails", "**Rerun?**"):
+            assert word in dag["doc"], (name, word)
+        assert {"nightshift", "card_fraud"} <= set(dag["tags"]), name
+        assert {task["owner"] for task in dag["tasks"].values()} == {"fraud-analytics"}, name
+        assert dag["max_active_runs"] <= 4, name
+
+
+def test_each_task_is_retried_and_ends_some_day(bag: dict[str, Any]) -> None:
+    for name, dag in bag.items():
+        assert dag["tasks"], name
+        for task, seen in dag["tasks"].items():
+            assert seen["retries"] >= 1, (name, task)
+            # A person may take days to answer, and the waiting holds no worker.
+            assert (seen["timeout"] is None) == (task == "approve"), (name, task)
+
+
+def test_the_human_is_asked_with_the_retries_that_a_quick_answer_needs(bag: dict[str, Any]) -> None:
+    approve = bag["card_fraud_train"]["tasks"]["approve"]
+    assert approve["type"] == "HITLOperator"
+    assert approve["retries"] >= 2
+
+
+def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(airflow_environment: dict[str, str]) -> None:
+    answer = ask(IMPORT, airflow_environment, str(ROOT / "plugins"), *map(str, FILES))
+    assert len(answer) == len(FILES) > 0
+    for path, seen in answer.items():
+        assert not HEAVY & set(seen["modules"]), path
+        assert seen["seconds"] < SECONDS, (path, seen["seconds"])
+
+
+def test_the_library_imports_with_airflow_absent_and_pulls_in_neither_it_nor_spark(airflow_environment: dict[str, str]) -> None:
+    answer = ask(WITHOUT_AIRFLOW, airflow_environment)
+    assert {"include.nightshift.lakehouse.writes", "include.nightshift.train.trees", "include.usecases.card_fraud.usecase"} <= set(
+        answer["names"]
+    )
+    assert not {"airflow", "pyspark", "mlflow", "torch", "evidently", "xgboost"} & set(answer["modules"])

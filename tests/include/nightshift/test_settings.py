@@ -1,0 +1,50 @@
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from include.nightshift import settings
+from include.nightshift.errors import ConfigurationError
+from include.nightshift.operate.environment import nightshift_variables
+from include.nightshift.settings import Ports, Settings
+
+
+def test_settings_survive_the_way_through_the_environment(tmp_path: Path) -> None:
+    before = Settings(
+        home=tmp_path,
+        landing=tmp_path / "drops",
+        lakehouse=str(tmp_path / "lake"),
+        feed_spans={"transactions": (date(2018, 4, 1), None), "fraud_labels": (date(2018, 4, 8), date(2018, 9, 30))},
+        clock=False,
+        ports=Ports(spark=4001, jdbc=4002),
+        spark_remote="sc://elsewhere:15002",
+        mlflow_uri="http://elsewhere:5000",
+        lakehouse_memory="700m",
+        approver="admin",
+    )
+    assert settings.load(nightshift_variables(before)) == before
+
+
+def test_all_state_lies_under_the_home(tmp_path: Path) -> None:
+    installed = settings.load({"NIGHTSHIFT_HOME": str(tmp_path)})
+    assert installed.landing_folder == tmp_path / "landing"
+    assert Path(installed.lakehouse_location) == tmp_path / "lakehouse"
+    assert installed.passwords_file.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("NIGHTSHIFT_CLOCK", "maybe", "write on or off"),
+        ("NIGHTSHIFT_PORT_SPARK", "many", "NIGHTSHIFT_PORT_SPARK='many'"),
+        ("NIGHTSHIFT_PORT_SPARK", "70000", "NIGHTSHIFT_PORT_SPARK to 1..65535"),
+        ("NIGHTSHIFT_PORT_SPARK", "10000", "both ask for port 10000"),
+        ("NIGHTSHIFT_FEED_SPANS", "transactions=2018-04-01", "write feed=FIRST..LAST"),
+        ("NIGHTSHIFT_FEED_SPANS", "transactions=soon..", "write feed=FIRST..LAST"),
+        ("NIGHTSHIFT_LAKEHOUSE_MEMORY", "plenty", "write a heap size such as 3g"),
+        ("NIGHTSHIFT_USECASES", "card_fraud,../secrets", "lower-case words"),
+    ],
+)
+def test_a_variable_that_holds_nonsense_is_named_with_what_to_write(variable: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        settings.load({variable: text})

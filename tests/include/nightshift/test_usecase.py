@@ -1,0 +1,64 @@
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+
+from include.nightshift import usecase
+from include.nightshift.errors import ConfigurationError
+from include.nightshift.settings import Settings
+from include.nightshift.usecase import Column, DriftPolicy, Feed, GatePolicy, Recipe, UseCase
+
+
+def test_the_installation_says_when_a_feed_begins() -> None:
+    spans = {"fraud_labels": (date(2018, 4, 8), None)}
+    loaded = usecase.load("card_fraud", Settings(feed_spans=spans))
+    assert not loaded.labels.drops_on(date(2018, 4, 7))
+    assert loaded.labels.drops_on(date(2018, 4, 8))
+    assert loaded.events.drops_on(date(1999, 1, 1))
+
+
+def test_card_fraud_has_the_twelve_published_features_beside_amount_weekend_and_night(use_case: UseCase) -> None:
+    assert len(use_case.feature_names) == 15 == len(set(use_case.feature_names))
+    assert use_case.label_delay_days == 7
+    assert [usecase_.name for usecase_ in usecase.registered(Settings())] == ["card_fraud"]
+
+
+@pytest.mark.parametrize(("name", "installed", "message"), [("churn", "card_fraud", "not registered"), ("churn", "churn", "usecase.py")])
+def test_a_use_case_that_is_not_there_is_refused_with_the_file_it_needs(name: str, installed: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        usecase.load(name, Settings(usecases=(installed,)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"entity": "nobody"}, "'nobody' is none of the columns"),
+        ({"target": "guilt"}, "lacks 'guilt'"),
+        ({"name": "x; drop table"}, "lower-case words"),
+        ({"label_delay_days": 0}, "at least 1"),
+        ({"features": ()}, "needs features"),
+        ({"recipes": ()}, "at least one recipe"),
+    ],
+)
+def test_a_use_case_that_contradicts_itself_is_refused(use_case: UseCase, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        replace(use_case, **change)
+
+
+def test_policies_that_let_everything_through_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no gate"):
+        GatePolicy(min_gain=-0.1)
+    with pytest.raises(ConfigurationError, match="nights_violated <= nights_watched"):
+        DriftPolicy(nights_violated=6, nights_watched=5)
+    with pytest.raises(ConfigurationError, match="subsample"):
+        Recipe(name="trees", subsample=0.0)
+
+
+def test_names_and_types_that_become_sql_are_checked() -> None:
+    with pytest.raises(ConfigurationError, match="names are lower-case"):
+        Column("amount) --", "double", "")
+    with pytest.raises(ConfigurationError, match="type"):
+        Column("amount", "double) --", "")
+    with pytest.raises(ConfigurationError, match="none of its columns"):
+        Feed(name="visits", description="", columns=(Column("visit_id", "bigint", ""),), key="visit_id", event_time="at")

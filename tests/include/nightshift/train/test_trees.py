@@ -1,0 +1,126 @@
+"""Boosted trees: chunks are pure, scores are XGBoost's own, reasons are the pushes upward."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xgboost as xgb
+
+from include.nightshift.errors import ConfigurationError, TrainingFailedError
+from include.nightshift.train import trees
+from include.nightshift.train.run import Rows
+from include.nightshift.usecase import Recipe
+
+NAMES = ["up", "down", "noise"]
+RECIPE = Recipe(name="trees", rounds=20, rounds_per_checkpoint=8, max_depth=3, subsample=0.7, colsample_bytree=0.7, max_bin=64)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    random = np.random.default_rng(5)
+    matrix = random.normal(size=(2000, 3)).astype("float32")
+    matrix[::7, 2] = np.nan
+    return Rows(matrix, (matrix[:, 0] - matrix[:, 1] + random.normal(size=2000) > 1).astype("float32"))
+
+
+def grow(rows: Rows, recipe: Recipe = RECIPE, *, quantise_again_at: tuple[int, ...] = (), threads: int = 1) -> bytes:
+    matrix = trees.quantise(rows, NAMES, recipe, threads)
+    model = None
+    for chunk in range(trees.chunks(recipe)):
+        if chunk in quantise_again_at:
+            matrix = trees.quantise(rows, NAMES, recipe, threads)
+        model, _ = trees.boost(model, matrix, recipe, chunk, threads)
+    assert model is not None
+    return model
+
+
+@pytest.fixture(scope="module")
+def booster(rows: Rows) -> xgb.Booster:
+    return trees.load_booster(grow(rows))
+
+
+def test_a_chunk_depends_on_nothing_but_its_arguments(rows: Rows) -> None:
+    undisturbed = grow(rows)
+    np.random.default_rng().random()
+    assert hashlib.sha256(grow(rows, quantise_again_at=(1, 2))).digest() == hashlib.sha256(undisturbed).digest()
+
+
+def test_the_number_of_threads_leaves_no_trace_in_a_small_model(rows: Rows) -> None:
+    assert grow(rows, threads=2) == grow(rows, threads=1)
+
+
+def test_rows_and_columns_really_are_sampled(rows: Rows) -> None:
+    """Otherwise byte identity would be cheap."""
+    assert grow(rows, replace(RECIPE, seed=1)) != grow(rows, replace(RECIPE, seed=2))
+
+
+def test_the_last_chunk_takes_the_rounds_that_are_left(rows: Rows, booster: xgb.Booster) -> None:
+    assert [trees.rounds_done(RECIPE, chunk) for chunk in range(trees.chunks(RECIPE) + 1)] == [0, 8, 16, 20]
+    assert booster.num_boosted_rounds() == 20
+
+
+def test_every_chunk_has_its_own_seed() -> None:
+    seeds = [trees.chunk_seed(seed, chunk) for seed in (1, 2) for chunk in range(100)]
+    assert len(set(seeds)) == 200
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_loss_that_is_no_number_is_named_as_such(rows: Rows) -> None:
+    recipe = replace(RECIPE, learning_rate=float("nan"))
+    with pytest.raises(TrainingFailedError, match="the training loss is nan after round 1: the trees diverge"):
+        grow(rows, recipe)
+
+
+def test_scores_are_xgboosts_own_whatever_the_width_of_floats(rows: Rows, booster: xgb.Booster) -> None:
+    wanted = booster.predict(xgb.DMatrix(rows.matrix, feature_names=NAMES)).astype("float64")
+    for matrix in (rows.matrix, rows.matrix.astype("float64")):
+        scores = trees.predict(booster, matrix, NAMES, threads=2)
+        assert scores.dtype == np.float64
+        np.testing.assert_array_equal(scores, wanted)
+
+
+def test_contributions_add_up_to_the_log_odds(rows: Rows, booster: xgb.Booster) -> None:
+    some = xgb.DMatrix(rows.matrix[:50], feature_names=NAMES)
+    base = booster.predict(some, pred_contribs=True)[:, -1]
+    total = trees.contributions(booster, rows.matrix[:50], NAMES).sum(axis=1) + base
+    np.testing.assert_allclose(total, booster.predict(some, output_margin=True), atol=1e-4)
+
+
+def test_reasons_are_the_strongest_pushes_upward_and_none_where_nothing_pushes(booster: xgb.Booster) -> None:
+    matrix = np.array([[3, -3, 0], [3, 3, 0], [-3, 3, 0]], dtype="float64")
+    reasons = trees.top_reasons(booster, matrix, NAMES, k=2)
+    pushes = trees.contributions(booster, matrix, NAMES)
+    assert set(reasons[0]) == {"up", "down"}
+    assert reasons[1, 0] == "up"
+    assert "down" not in reasons[1]
+    assert not {"up", "down"} & set(reasons[2])
+    for row, names in enumerate(reasons):
+        given = [pushes[row, NAMES.index(name)] for name in names if name is not None]
+        assert given == sorted(given, reverse=True)
+        assert all(push > 0 for push in given)
+        assert len(given) == min(2, (pushes[row] > 0).sum())
+
+
+def test_more_reasons_than_features_leave_the_rest_empty(booster: xgb.Booster) -> None:
+    assert trees.top_reasons(booster, np.zeros((4, 3)), NAMES, k=5).shape == (4, 5)
+    assert list(trees.top_reasons(booster, np.zeros((4, 3)), NAMES, k=5)[:, 3]) == [None] * 4
+
+
+def test_an_empty_batch_has_no_scores_and_no_reasons(booster: xgb.Booster) -> None:
+    assert trees.predict(booster, np.zeros((0, 3)), NAMES).shape == (0,)
+    assert trees.top_reasons(booster, np.zeros((0, 3)), NAMES, k=2).shape == (0, 2)
+
+
+@pytest.mark.parametrize("names", [["down", "up", "noise"], ["up", "down"], ["up", "down", "other"]])
+def test_columns_that_are_not_the_models_are_refused(booster: xgb.Booster, names: list[str]) -> None:
+    matrix = np.zeros((2, len(names)))
+    with pytest.raises(ConfigurationError, match=r"features\.json"):
+        trees.predict(booster, matrix, names)
+    with pytest.raises(ConfigurationError, match=r"features\.json"):
+        trees.top_reasons(booster, matrix, names)
+
+
+def test_bytes_that_are_no_model_are_refused() -> None:
+    with pytest.raises(TrainingFailedError, match="cannot be read as a model"):
+        trees.load_booster(b"nonsense")

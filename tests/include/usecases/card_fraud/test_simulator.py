@@ -1,0 +1,388 @@
+"""The simulated world: same seed, same bytes; fraud in the right measure; and changes that change what they say."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from include.nightshift.errors import ConfigurationError, ContractError
+from include.usecases.card_fraud.reporting import AllAfter, Listed, Verdicts
+from include.usecases.card_fraud.simulator import Change, Day, Frauds, Kind, Simulator, World, main, simulate
+from include.usecases.card_fraud.usecase import USE_CASE
+
+FIRST = date(2026, 1, 1)
+CHANGE = date(2026, 3, 1)
+SMALL = World.of_size(400)
+
+
+def days_from(first: date, number: int) -> Iterator[date]:
+    return (first + timedelta(days=offset) for offset in range(number))
+
+
+def lived(world: World, first: date, number: int) -> Day:
+    """Several days as one."""
+    simulator = Simulator(world)
+    days = [simulator.day(day) for day in days_from(first, number)]
+    return Day(*(np.concatenate([getattr(day, name) for day in days]) for name in vars(days[0])))
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with gzip.open(file, "rt", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def bytes_under(landing: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(landing)): file.read_bytes() for file in landing.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def landing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("landing")
+    simulate(folder, first=FIRST, nights=12, world=SMALL)
+    return folder
+
+
+# The drops
+
+
+def test_same_seed_gives_same_bytes_and_another_seed_does_not(landing: Path, tmp_path: Path) -> None:
+    simulate(tmp_path / "again", first=FIRST, nights=12, world=SMALL)
+    simulate(tmp_path / "other", first=FIRST, nights=12, world=replace(SMALL, seed=8))
+    assert bytes_under(tmp_path / "again") == bytes_under(landing)
+    assert not set(bytes_under(tmp_path / "other").values()) & set(bytes_under(landing).values())
+
+
+def test_a_night_alone_has_the_bytes_it_has_in_a_range(landing: Path, tmp_path: Path) -> None:
+    night = FIRST + timedelta(days=9)
+    simulate(tmp_path, first=night, nights=1, world=SMALL, since=FIRST)
+    alone = bytes_under(tmp_path)
+    assert sorted(alone) == [f"fraud_labels/{night}.csv.gz", f"transactions/{night}.csv.gz"]
+    assert alone.items() <= bytes_under(landing).items()
+
+
+def test_compromises_of_a_day_do_not_depend_on_which_days_were_asked_before() -> None:
+    world, day = World.of_size(10_000), date(2026, 2, 14)
+    asked_before = Simulator(world)
+    for earlier in days_from(day - timedelta(days=3), 3):
+        asked_before.day(earlier)
+    for column in vars(alone := Simulator(world).day(day)):
+        np.testing.assert_array_equal(getattr(asked_before.day(day), column), getattr(alone, column))
+    assert len(Simulator(world).compromised_terminals(day)) > 20
+
+
+def test_files_hold_no_name_and_no_time_of_their_own_and_nothing_unfinished_stays(landing: Path) -> None:
+    for name, content in bytes_under(landing).items():
+        assert content[3] == 0, "the header's flags: no file name, no comment"
+        assert content[4:8] == bytes(4), "the header's modification time"
+        assert name.endswith(".csv.gz")
+        assert not Path(name).name.startswith(".")
+
+
+def test_a_write_that_fails_leaves_the_earlier_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate(tmp_path, first=FIRST, nights=1, world=SMALL)
+    before = bytes_under(tmp_path)
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        simulate(tmp_path, first=FIRST, nights=1, world=replace(SMALL, seed=8))
+    assert bytes_under(tmp_path) == before
+
+
+def test_columns_are_those_the_use_case_reads(landing: Path) -> None:
+    for feed in USE_CASE.feeds:
+        rows = read(landing / feed.name / "2026-01-10.csv.gz")
+        assert list(rows[0]) == [column.name for column in feed.columns]
+
+
+def test_transactions_stand_in_order_on_their_day_with_two_decimals(landing: Path) -> None:
+    seen: list[int] = []
+    for night in days_from(FIRST, 12):
+        rows = read(landing / "transactions" / f"{night}.csv.gz")
+        times = [datetime.strptime(row["tx_datetime"], "%Y-%m-%d %H:%M:%S") for row in rows]
+        assert {time.date() for time in times} == {night}
+        assert times == sorted(times)
+        seen += [int(row["transaction_id"]) for row in rows]
+        assert all(len(row["tx_amount"].partition(".")[2]) == 2 and float(row["tx_amount"]) > 0 for row in rows)
+    assert seen == sorted(set(seen))
+
+
+def test_every_verdict_comes_seven_days_later_to_the_second_and_is_true(landing: Path) -> None:
+    simulator = Simulator(SMALL)
+    assert sorted(file.name for file in (landing / "fraud_labels").iterdir())[0] == "2026-01-08.csv.gz"
+    for night in days_from(FIRST + timedelta(days=7), 5):
+        judged = night - timedelta(days=7)
+        paid = read(landing / "transactions" / f"{judged}.csv.gz")
+        heard = read(landing / "fraud_labels" / f"{night}.csv.gz")
+        assert [row["transaction_id"] for row in heard] == [row["transaction_id"] for row in paid]
+        assert [row["reported_at"] for row in heard] == [row["tx_datetime"].replace(str(judged), str(night)) for row in paid]
+        assert [int(row["tx_fraud"]) for row in heard] == (simulator.day(judged).fraud != Kind.GENUINE).astype(int).tolist()
+
+
+def test_the_summary_counts_what_lies_in_landing(landing: Path, tmp_path: Path) -> None:
+    summary = simulate(tmp_path, first=FIRST, nights=9, world=SMALL)
+    assert summary.files == len(bytes_under(tmp_path)) == 9 + 2
+    assert summary.transactions == sum(len(read(file)) for file in (tmp_path / "transactions").iterdir())
+    assert summary.verdicts == sum(len(read(file)) for file in (tmp_path / "fraud_labels").iterdir())
+    assert summary.frauds == int((lived(SMALL, FIRST, 9).fraud > 0).sum())
+    assert (summary.first, summary.last) == (FIRST, date(2026, 1, 9))
+
+
+# The world
+
+
+def test_volume_and_share_of_fraud_are_what_was_asked_for() -> None:
+    month = lived(World.of_size(10_000), FIRST, 30)
+    assert 9_800 < len(month) / 30 < 10_200
+    assert 0.006 < (month.fraud > 0).mean() < 0.010
+    assert {Kind(kind) for kind in np.unique(month.fraud)} == {Kind.GENUINE, Kind.LARGE, Kind.TERMINAL, Kind.CARD}
+
+
+def test_a_small_world_has_the_volume_it_was_asked_for() -> None:
+    world = World.of_size(1_000)
+    assert (world.customers, world.terminals) == (500, 1_000)
+    assert 950 < len(lived(world, FIRST, 10)) / 10 < 1_050
+
+
+def test_customers_pay_within_reach_or_at_the_nearest_terminal() -> None:
+    for world in (SMALL, replace(SMALL, reach_km=0.2)):
+        people, day = Simulator(world).people, Simulator(world).day(FIRST)
+        away = np.linalg.norm(people.home[day.customer_id] - people.shops[day.terminal_id], axis=1)
+        nearest = np.array([np.linalg.norm(people.shops - home, axis=1).min() for home in people.home])
+        assert (away <= np.maximum(world.reach_km, nearest[day.customer_id]) + 1e-9).all()
+
+
+def test_customers_keep_their_own_habits() -> None:
+    month = lived(World.of_size(1_000), FIRST, 40)
+    genuine = month.fraud == Kind.GENUINE
+    amount = np.log(month.cents[genuine])
+    customer = month.customer_id[genuine]
+    means = np.bincount(customer, amount) / np.maximum(np.bincount(customer), 1)
+    within = np.sqrt(((amount - means[customer]) ** 2).mean())
+    assert within < 0.75 * amount.std(), "a customer's amounts are closer to each other than to everybody's"
+    hour = (month.tx_datetime - month.tx_datetime.astype("datetime64[D]")).astype(int) // 3600
+    assert ((hour >= 8) & (hour < 20)).mean() > 0.7
+    assert 0.03 < (hour < 7).mean() < 0.15
+
+
+def test_a_compromised_terminal_is_fraud_for_weeks_and_clean_otherwise() -> None:
+    world = World.of_size(2_000)
+    simulator, number = Simulator(world), 60
+    held = [simulator.compromised_terminals(day) for day in days_from(FIRST, number)]
+    runs = np.array([np.isin(np.arange(world.terminals), held_now) for held_now in held])
+    whole = (~runs[0] & ~runs[-1]) & runs.any(axis=0)
+    assert whole.any()
+    lasted, (shortest, longest) = runs[:, whole].sum(axis=0), world.frauds.terminal_days
+    assert lasted.min() >= shortest
+    assert shortest < np.median(lasted) < longest
+    struck = total = 0
+    for day, held_now in zip(days_from(FIRST, number), held, strict=True):
+        today = simulator.day(day)
+        at_held = np.isin(today.terminal_id, held_now)
+        assert not (today.fraud[~at_held] == Kind.TERMINAL).any()
+        struck, total = struck + int((today.fraud[at_held] > 0).sum()), total + int(at_held.sum())
+    assert 0.88 < struck / total <= 1
+
+
+def test_a_compromised_card_pays_some_amounts_far_beyond_its_habit() -> None:
+    world = World.of_size(5_000)
+    simulator, days = Simulator(world), lived(world, FIRST, 20)
+    stolen = days.fraud == Kind.CARD
+    ratio = days.cents[stolen] / 100 / simulator.people.mean[days.customer_id[stolen]]
+    assert 3.5 < np.median(ratio) < 6.5
+    today = simulator.day(FIRST)
+    on_held = np.isin(today.customer_id, simulator.compromised_cards(FIRST))
+    assert not (today.fraud[~on_held] == Kind.CARD).any()
+    assert 0 < (today.fraud[on_held] == Kind.CARD).mean() < 0.7
+
+
+def test_implausible_amounts_lie_above_nearly_everything_genuine() -> None:
+    days = lived(World.of_size(10_000), FIRST, 10)
+    large, genuine = days.cents[days.fraud == Kind.LARGE], days.cents[days.fraud == Kind.GENUINE]
+    assert large.min() >= 35_000
+    assert large.min() > np.quantile(genuine, 0.9995)
+
+
+# The change
+
+
+@pytest.mark.parametrize("change", ["harmful", "benign"])
+def test_nothing_differs_before_the_day_of_the_change(change: Change, tmp_path: Path) -> None:
+    before = CHANGE - timedelta(days=2)
+    simulate(tmp_path / "plain", first=before, nights=3, world=SMALL)
+    simulate(tmp_path / change, first=before, nights=3, world=replace(SMALL, change=change, change_on=CHANGE))
+    plain, changed = bytes_under(tmp_path / "plain"), bytes_under(tmp_path / change)
+    assert {name for name in plain if plain[name] != changed[name]} == {f"transactions/{CHANGE}.csv.gz"}
+
+
+def test_a_harmful_change_brings_bursts_of_small_sums_at_night_and_ends_the_old_way_of_charging_cards() -> None:
+    days = lived(World.of_size(10_000, change="harmful", change_on=CHANGE), CHANGE, 14)
+    burst = days.fraud == Kind.BURST
+    assert 60 < burst.sum() / 14 < 100
+    assert 0.007 < (days.fraud > 0).mean() < 0.013
+    assert not (days.fraud == Kind.CARD).any()
+    second = (days.tx_datetime - days.tx_datetime.astype("datetime64[D]")).astype(int)
+    assert second[burst].max() < 7 * 3600
+    assert days.cents[burst].max() <= 1_200
+    night = days.tx_datetime[burst].astype("datetime64[D]").astype(int)
+    sizes = np.unique(night * 1_000_000 + days.customer_id[burst], return_counts=True)[1]
+    assert sizes.min() >= 5
+    assert sizes.max() <= 9
+
+
+def test_after_a_harmful_change_terminals_are_hit_in_part_and_for_less_time() -> None:
+    world = World.of_size(10_000, change="harmful", change_on=CHANGE)
+    simulator = Simulator(world)
+    assert len(simulator.compromised_terminals(CHANGE)) < 0.7 * len(simulator.compromised_terminals(CHANGE - timedelta(days=1)))
+    days = lived(world, CHANGE, 7)
+    held = np.concatenate([simulator.compromised_terminals(day) for day in days_from(CHANGE, 7)])
+    assert 0.2 < (days.fraud[np.isin(days.terminal_id, held)] == Kind.TERMINAL).mean() < 0.6
+
+
+def test_a_harmful_change_leaves_honest_customers_as_they_were() -> None:
+    plain, changed = World.of_size(2_000), World.of_size(2_000, change="harmful", change_on=CHANGE)
+    untouched = []
+    for world in (plain, changed):
+        day = Simulator(world).day(CHANGE)
+        genuine = day.fraud == Kind.GENUINE
+        untouched.append(set(zip(day.tx_datetime[genuine], day.customer_id[genuine], day.cents[genuine], strict=True)))
+    assert len(untouched[0] & untouched[1]) > 0.98 * len(untouched[0])
+
+
+def test_a_benign_change_grows_volume_and_amounts_by_a_tenth_and_keeps_the_frauds() -> None:
+    plain = lived(World.of_size(5_000), CHANGE, 20)
+    changed = lived(World.of_size(5_000, change="benign", change_on=CHANGE), CHANGE, 20)
+    assert len(changed) / len(plain) == pytest.approx(1.10, abs=0.02)
+    genuine = [days.cents[days.fraud == Kind.GENUINE].mean() for days in (plain, changed)]
+    assert genuine[1] / genuine[0] == pytest.approx(1.10, abs=0.02)
+    assert set(np.unique(changed.fraud)) == set(np.unique(plain.fraud))
+    assert (changed.fraud > 0).mean() == pytest.approx((plain.fraud > 0).mean(), rel=0.15)
+
+
+# Reporting
+
+
+@dataclass(frozen=True)
+class ListedCardsNextDay:
+    """Stands for the ways to come: only cards on the list are looked at, the morning after."""
+
+    first_after_days: int = 1
+
+    def reported_on(self, night: date, truth: Callable[[date], Day], listed: Listed) -> Verdicts:
+        before = truth(night - timedelta(days=1))
+        looked_at = np.isin(before.customer_id, list(listed(night - timedelta(days=1))))
+        at = np.full(looked_at.sum(), np.datetime64(night, "s") + np.timedelta64(9, "h"))
+        return Verdicts(before.transaction_id[looked_at], before.fraud[looked_at] > 0, at)
+
+
+def test_a_reporting_may_depend_on_what_was_listed(tmp_path: Path) -> None:
+    simulate(tmp_path, first=FIRST, nights=3, world=SMALL, reporting=ListedCardsNextDay(), listed=lambda night: [1, 2, 3])
+    assert sorted(file.name for file in (tmp_path / "fraud_labels").iterdir()) == ["2026-01-02.csv.gz", "2026-01-03.csv.gz"]
+    for night in days_from(FIRST + timedelta(days=1), 2):
+        heard = [row["transaction_id"] for row in read(tmp_path / "fraud_labels" / f"{night}.csv.gz")]
+        paid = read(tmp_path / "transactions" / f"{night - timedelta(days=1)}.csv.gz")
+        assert heard == [row["transaction_id"] for row in paid if row["customer_id"] in {"1", "2", "3"}]
+        assert heard
+
+
+def test_a_reporting_with_verdicts_of_another_night_is_refused(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class ADayEarly(AllAfter):
+        def reported_on(self, night: date, truth: Callable[[date], Day], listed: Listed) -> Verdicts:
+            return super().reported_on(night + timedelta(days=1), truth, listed)
+
+    with pytest.raises(ContractError, match="reported on another day"):
+        simulate(tmp_path, first=FIRST, nights=8, world=SMALL, reporting=ADayEarly())
+    assert not (tmp_path / "fraud_labels").exists()
+
+
+def test_a_reporting_that_looks_into_the_future_is_refused(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Clairvoyant(AllAfter):
+        def reported_on(self, night: date, truth: Callable[[date], Day], listed: Listed) -> Verdicts:
+            truth(night + timedelta(days=1))
+            return super().reported_on(night, truth, listed)
+
+    with pytest.raises(ContractError, match="ask for days up to the night"):
+        simulate(tmp_path, first=FIRST, nights=8, world=SMALL, reporting=Clairvoyant())
+
+
+def test_days_before_the_first_drop_are_never_judged(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class TwoDaysAtOnce(AllAfter):
+        def reported_on(self, night: date, truth: Callable[[date], Day], listed: Listed) -> Verdicts:
+            judged = np.concatenate([truth(night - timedelta(days=age)).transaction_id for age in (1, 2)])
+            return Verdicts(judged, np.zeros(len(judged), bool), np.full(len(judged), np.datetime64(night, "s")))
+
+    simulate(tmp_path, first=FIRST, nights=2, world=SMALL, reporting=TwoDaysAtOnce(days=1))
+    heard = read(tmp_path / "fraud_labels" / "2026-01-02.csv.gz")
+    dropped = read(tmp_path / "transactions" / "2026-01-01.csv.gz")
+    assert [row["transaction_id"] for row in heard] == [row["transaction_id"] for row in dropped]
+    assert not (tmp_path / "fraud_labels" / "2026-01-01.csv.gz").exists()
+
+
+# What is refused, and the command
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        ({"customers": 0}, "at least one customer"),
+        ({"seed": -1}, "seed not negative"),
+        ({"reach_km": 0.0}, "above 0"),
+        ({"customers": 400_000}, "take fewer"),
+        ({"change": "harmful"}, "set both"),
+        ({"change_on": CHANGE}, "set both"),
+        ({"change": "gradual", "change_on": CHANGE}, "harmful or benign"),
+        ({"town_share": 1.5}, "town_share"),
+    ],
+)
+def test_an_impossible_world_is_refused_with_advice(wrong: dict, advice: str) -> None:
+    with pytest.raises(ConfigurationError, match=advice):
+        World(**wrong)
+
+
+def test_impossible_thieves_are_refused_with_advice() -> None:
+    with pytest.raises(ConfigurationError, match="is a share"):
+        Frauds(card_hit=1.2)
+    with pytest.raises(ConfigurationError, match="is no range"):
+        Frauds(terminal_days=(9, 3))
+    with pytest.raises(ConfigurationError, match="at least one"):
+        AllAfter(days=0)
+
+
+def test_impossible_spans_are_refused_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="at least one night"):
+        simulate(tmp_path, first=FIRST, nights=0, world=SMALL)
+    with pytest.raises(ConfigurationError, match="since not after first"):
+        simulate(tmp_path, first=FIRST, nights=1, world=SMALL, since=FIRST + timedelta(days=1))
+    with pytest.raises(ConfigurationError, match="simulate later days"):
+        simulate(tmp_path, first=date(2000, 1, 5), nights=1, world=SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_what_the_function_writes(landing: Path, tmp_path: Path) -> None:
+    asked = ["--landing", str(tmp_path), "--first", "2026-01-01", "--nights", "12", "--transactions-per-day", "400"]
+    assert main(asked) == 0
+    assert bytes_under(tmp_path) == bytes_under(landing)
+
+
+def test_the_command_says_what_is_wrong_and_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--landing", str(tmp_path), "--first", "2026-01-01", "--nights", "2"]
+    for wrong, advice in (
+        (["--change", "harmful"], "set both change and change_on"),
+        (["--change", "harmful", "--change-on", "soon"], "--change-on 'soon' is no night"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(asked + wrong)
+        assert end.value.code == 2
+        assert advice in capsys.readouterr().err
