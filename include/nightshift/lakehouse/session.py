@@ -48,10 +48,20 @@ def connect(settings: Settings, *, wait_seconds: float = 60.0) -> SparkSession:
                 ) from error
             time.sleep(0.5)
     held = _sessions.get(settings.spark_url)
-    if held is None or held.is_stopped:
-        # Not getOrCreate alone: it hands out whatever session the process has, also one on another installation's server.
+    if held is None or not _lives(held):
+        # Not getOrCreate: it hands out whatever session the process has, also one on another installation's server.
         held = _sessions[settings.spark_url] = SparkSession.builder.remote(settings.spark_url).create()
     return held
+
+
+def _lives(session: SparkSession) -> bool:
+    """Whether the server still knows the session: one that was started again meanwhile does not."""
+    from pyspark.errors.exceptions.connect import SparkConnectException
+
+    try:
+        return not session.is_stopped and bool(session.version)
+    except SparkConnectException:
+        return False
 
 
 def rows(session: SparkSession, query: str, **parameters: Any) -> list[dict[str, Any]]:

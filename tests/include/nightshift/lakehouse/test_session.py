@@ -46,3 +46,13 @@ def test_every_kind_of_value_goes_in_and_comes_back_as_it_was(session: SparkSess
     }
     query = "select " + ", ".join(f":{name} as {name}" for name in values)
     assert lakehouse.rows(session, query, **values) == [values]
+
+
+@pytest.mark.lakehouse
+def test_a_session_that_a_restarted_server_has_forgotten_is_opened_anew(installation: Settings) -> None:
+    held = lakehouse.connect(installation)
+    # What this client then sends is what it would send after the server was started again behind its back.
+    held.client._server_session_id = "of the server before"
+    opened = lakehouse.connect(installation)
+    assert opened is not held
+    assert lakehouse.rows(opened, "select 1 as one") == [{"one": 1}]
