@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.nightshift.lakehouse import jars, tables
+from include.nightshift.lakehouse import jars, log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate.environment import environment
 from include.nightshift.settings import ROOT, Ports, Settings
@@ -81,6 +81,17 @@ def installation(home: Path) -> Iterator[Settings]:
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait(10)
+
+
+@pytest.fixture
+def records_home(tmp_path: Path) -> Settings:
+    """The settings of an installation that has the platform's own tables, empty, and no server."""
+    from deltalake import DeltaTable
+
+    settings = Settings(home=tmp_path)
+    for table in (*tables.SHARED, tables.alerts(USE_CASE)):
+        DeltaTable.create(log.location(settings, table), table.arrow([]).schema, partition_by=list(table.partition))
+    return settings
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@
     {% call statement('main') %}
       insert into {{ this }} replace where {{ nights }}
       select * from {{ built }}
+      distribute by day
     {% endcall %}
   {%- endif %}
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import ContractError
-from include.nightshift.lakehouse import tables, writes
-from include.nightshift.lakehouse.session import literal, rows
+from include.nightshift.lakehouse import log, tables, writes
 from include.nightshift.settings import ROOT
 
 if TYPE_CHECKING:
@@ -58,16 +57,15 @@ def build(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     writes.retried(lambda: dbt(settings, arguments), str(table))
     # dbt's Spark adapter turns ANSI mode off on the session it uses, and this process goes on with that session.
     session.conf.set("spark.sql.ansi.enabled", "true")
-    count = f"select day, count(*) as n from {{}} where day between {literal(first)} and {literal(last)} group by day"
-    built = {row["day"]: int(row["n"]) for row in rows(session, count.format(table))}
-    wanted = {row["day"]: int(row["n"]) for row in rows(session, count.format(tables.silver(use_case.events)))}
+    built = log.rows_by_night(settings, table, {"day": nights})
+    wanted = log.rows_by_night(settings, tables.silver(use_case.events), {"day": nights})
     if built != wanted:
         night = min(night for night in {*built, *wanted} if built.get(night) != wanted.get(night))
         raise ContractError(
             f"{table}, night {night}: {built.get(night, 0)} rows, expected {wanted.get(night, 0)}, one per row of "
             f"{tables.silver(use_case.events)}. Run the features of that night again; if it stays, a join loses or doubles rows"
         )
-    return Built({night: built.get(night, 0) for night in nights}, writes.version(session, table), time.monotonic() - started)
+    return Built({night: built.get(night, 0) for night in nights}, log.version(settings, table), time.monotonic() - started)
 
 
 def dbt(settings: Settings, arguments: list[str]) -> Any:

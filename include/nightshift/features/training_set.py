@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.nightshift.errors import NotMaturedError
-from include.nightshift.lakehouse import tables, writes
-from include.nightshift.lakehouse.session import extent, literal, rows
+from include.nightshift.lakehouse import log, tables, writes
+from include.nightshift.lakehouse.session import literal
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from include.nightshift.settings import Settings
     from include.nightshift.usecase import Recipe, UseCase
 
 
@@ -52,21 +53,20 @@ def split(use_case: UseCase, first: date, as_of: date) -> Split:
     return Split(as_of, first, train_last, holdout_first, holdout_last)
 
 
-def pin(session: SparkSession, use_case: UseCase, as_of: date) -> tuple[Split, dict[str, int]]:
+def pin(settings: Settings, use_case: UseCase, as_of: date) -> tuple[Split, dict[str, int]]:
     """Fix what a training run reads: the split, and the versions of features, events and verdicts.
 
     Raises:
         NotMaturedError: features or verdicts of the nights are not there yet.
     """
     read = (tables.features(use_case), tables.silver(use_case.events), tables.silver(use_case.labels))
-    versions = {str(table): writes.version(session, table) for table in read}
-    features, _, labels = (at(table, versions) for table in read)
-    held = extent(session, features)
+    versions = {str(table): log.version(settings, table) for table in read}
+    held = log.extent(settings, read[0], versions[str(read[0])])
     if held is None or held[1] < as_of - timedelta(days=use_case.label_delay_days):
         raise NotMaturedError(
             f"{read[0]} ends with night {held[1] if held else None}, as of {as_of} is asked: run the nights in between first"
         )
-    if not rows(session, f"select 1 from {labels} where day = :as_of limit 1", as_of=as_of):
+    if not log.rows_by_night(settings, read[2], {"day": [as_of]}, version=versions[str(read[2])]):
         raise NotMaturedError(
             f"{read[2]} holds no verdict of drop {as_of}, so night {as_of - timedelta(days=use_case.label_delay_days)} has not matured: "
             f"run `ingest` of night {as_of}, or train as of an earlier night"

@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from include.nightshift.ingest import bronze, landing, silver
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import log, tables
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -49,7 +49,7 @@ def ingest(session: SparkSession, settings: Settings, feed: Feed, nights: Sequen
         some = nights[begin : begin + NIGHTS_AT_ONCE]
         drops = [drop for night in some if (drop := landing.read(settings.landing_folder, feed, night))]
         bronze.write(session, settings, feed, some, drops)
-        accepted |= silver.write(session, feed, some, drops)
+        accepted |= silver.write(session, settings, feed, some, drops)
         landed |= {drop.night: drop.rows for drop in drops}
-    version = writes.version(session, tables.silver(feed))
+    version = log.version(settings, tables.silver(feed))
     return Ingested(feed.name, landed, accepted, version, time.monotonic() - started)

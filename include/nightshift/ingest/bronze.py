@@ -33,10 +33,10 @@ def write(session: SparkSession, settings: Settings, feed: Feed, nights: Sequenc
         for drop in drops
     ]
     if not parts:
-        return writes.replace(session, table, writes.in_memory(session, writes.arrow(table, [])), {"day": nights}, rows_expected=0)
+        return writes.replace(session, settings, table, writes.in_memory(session, table.arrow([])), {"day": nights}, rows_expected=0)
     landed = pa.concat_tables(parts)
     with _staged(session, settings, landed) as frame:
-        return writes.replace(session, table, frame, {"day": nights}, rows_expected=landed.num_rows)
+        return writes.replace(session, settings, table, frame, {"day": nights}, rows_expected=landed.num_rows)
 
 
 @contextmanager

@@ -18,39 +18,35 @@ from include.nightshift.lakehouse.session import literal, where
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from include.nightshift.settings import Settings
     from include.nightshift.usecase import Column, Feed
 
 
-def write(session: SparkSession, feed: Feed, nights: Sequence[date], drops: Sequence[Drop]) -> dict[date, int]:
+def write(session: SparkSession, settings: Settings, feed: Feed, nights: Sequence[date], drops: Sequence[Drop]) -> dict[date, int]:
     """Replace the nights' rows in silver and quarantine; returns the accepted rows by night.
 
     Raises:
         ContractError: rows in are not silver plus quarantine (nothing that is published rests on it then).
     """
-    table = tables.silver(feed)
-    judged = session.sql(judgement(feed, nights)).persist()
-    try:
-        accepted, broken = dict.fromkeys(nights, 0), 0
-        for count in judged.groupBy("day", judged["_rule"].isNull().alias("good")).count().toArrow().to_pylist():
-            if count["good"]:
-                accepted[count["day"]] = count["count"]
-            else:
-                broken += count["count"]
-        _check_sum(feed, drops, sum(accepted.values()), broken)
-        good = judged.where("_rule is null").selectExpr("*", "cast(date_add(day, 1) as timestamp) as known_at")
-        writes.replace(session, table, good, {"day": nights}, rows_expected=sum(accepted.values()))
-        malformed = sum(len(drop.malformed) for drop in drops)
-        rejects = rejected(session, feed, judged, drops)
-        slice_ = {"day": nights, "feed": [feed.name]}
-        writes.replace(session, tables.QUARANTINE, rejects, slice_, rows_expected=broken + malformed)
-    finally:
-        judged.unpersist()
+    judged = session.sql(judgement(feed, nights))
+    accepted, broken = dict.fromkeys(nights, 0), 0
+    for count in judged.groupBy("day", judged["_rule"].isNull().alias("good")).count().toArrow().to_pylist():
+        if count["good"]:
+            accepted[count["day"]] = count["count"]
+        else:
+            broken += count["count"]
+    malformed = sum(len(drop.malformed) for drop in drops)
+    _check_sum(feed, drops, sum(accepted.values()), broken, malformed)
+    good = judged.where("_rule is null").selectExpr("*", "cast(date_add(day, 1) as timestamp) as known_at")
+    writes.replace(session, settings, tables.silver(feed), good, {"day": nights}, rows_expected=sum(accepted.values()))
+    rejects = rejected(session, feed, judged, drops)
+    slice_ = {"day": nights, "feed": [feed.name]}
+    writes.replace(session, settings, tables.QUARANTINE, rejects, slice_, rows_expected=broken + malformed)
     return accepted
 
 
-def _check_sum(feed: Feed, drops: Sequence[Drop], accepted: int, broken: int) -> None:
+def _check_sum(feed: Feed, drops: Sequence[Drop], accepted: int, broken: int, malformed: int) -> None:
     landed = sum(drop.rows for drop in drops)
-    malformed = sum(len(drop.malformed) for drop in drops)
     if landed != accepted + broken + malformed:
         raise ContractError(
             f"silver.{feed.name}, nights {', '.join(str(drop.night) for drop in drops)}: {landed} rows landed, but {accepted} passed, "
@@ -135,7 +131,7 @@ def rejected(session: SparkSession, feed: Feed, judged: DataFrame, drops: Sequen
         for drop in drops
         for bad in drop.malformed
     ]
-    return broken.unionByName(writes.in_memory(session, writes.arrow(tables.QUARANTINE, lines))) if lines else broken
+    return broken.unionByName(writes.in_memory(session, tables.QUARANTINE.arrow(lines))) if lines else broken
 
 
 def _cast(column: Column) -> str:

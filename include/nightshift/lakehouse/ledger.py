@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import records, tables
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
+    from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
 
 
@@ -28,14 +27,14 @@ class Entry:
     state: str = "done"
 
 
-def record(session: SparkSession, use_case: UseCase, entries: Sequence[Entry]) -> None:
+def record(settings: Settings, use_case: UseCase, entries: Sequence[Entry]) -> None:
     """Replace the entries of these nights and stages."""
-    slice_: dict[str, Iterable[object]] = {
+    slice_: dict[str, Collection[object]] = {
         "day": sorted({entry.night for entry in entries}),
         "use_case": [use_case.name],
         "stage": sorted({entry.stage for entry in entries}),
     }
-    records = [
+    entered = [
         {
             "day": entry.night,
             "use_case": use_case.name,
@@ -48,4 +47,4 @@ def record(session: SparkSession, use_case: UseCase, entries: Sequence[Entry]) -
         }
         for entry in entries
     ]
-    writes.replace_rows(session, tables.NIGHTS, records, slice_)
+    records.replace(settings, tables.NIGHTS, entered, slice_)

@@ -75,12 +75,6 @@ def rows(session: SparkSession, query: str, **parameters: Any) -> list[dict[str,
     return session.sql(bind(query, parameters)).toArrow().to_pylist()
 
 
-def extent(session: SparkSession, relation: object) -> tuple[date, date] | None:
-    """First and last night of a table (or `table version as of n`); None where it is empty."""
-    found = rows(session, f"select min(day) as first, max(day) as last from {relation}")[0]
-    return (found["first"], found["last"]) if found["first"] else None
-
-
 def bind(query: str, parameters: Mapping[str, Any]) -> str:
     """The query with each `:name` replaced by the parameter's literal.
 
@@ -106,7 +100,7 @@ def literal(value: date | datetime | str | int | bool | Decimal) -> str:
     raise TypeError(f"no SQL literal for {type(value).__name__}")
 
 
-def where(columns: dict[str, Iterable[Any]]) -> str:
+def where(columns: Mapping[str, Iterable[Any]]) -> str:
     """`column in (…) and …` from checked column names and any values."""
     clauses = [f"{name} in ({', '.join(literal(value) for value in values)})" for name, values in columns.items()]
     return " and ".join(clauses)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from include.nightshift import settings as settings_module
 from include.nightshift import usecase
@@ -14,6 +15,7 @@ from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.usecase import Feed, UseCase
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
@@ -64,6 +66,22 @@ class Table:
     def content(self) -> list[str]:
         """The columns that a content hash covers."""
         return [column.name for column in self.columns if not column.clock]
+
+    def arrow(self, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """Records as an Arrow table of these columns and types; columns a record lacks are null."""
+        import pyarrow as pa
+
+        types = {
+            "string": pa.string(),
+            "bigint": pa.int64(),
+            "int": pa.int32(),
+            "double": pa.float64(),
+            "boolean": pa.bool_(),
+            "date": pa.date32(),
+            "timestamp": pa.timestamp("us", tz="UTC"),
+        }
+        schema = pa.schema([(column.name, types[column.type]) for column in self.columns])
+        return pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema=schema)
 
     def ddl(self) -> str:
         """`create table if not exists …`."""
@@ -156,6 +174,7 @@ def scores(use_case: UseCase) -> Table:
         schema="gold",
         name=f"{use_case.name}_scores",
         comment=f"How suspicious each event was to the night's models. One row per {use_case.events.key} and model role.",
+        partition=("day", "role"),
         columns=(
             _DAY,
             TableColumn(use_case.events.key, "bigint", "The event scored."),

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.nightshift.errors import ContractError, WriteConflictError
-from include.nightshift.lakehouse.session import rows, where
+from include.nightshift.lakehouse import log
+from include.nightshift.lakehouse.session import where
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
     from include.nightshift.lakehouse.tables import Table
+    from include.nightshift.settings import Settings
 
 ATTEMPTS = 8
 """How often one write meets another writer before it gives up."""
@@ -35,10 +38,14 @@ class Written:
     """Rows of the slice."""
     changed: bool
     """False where the table already held this content."""
+    version: int
+    """The table's version that holds it."""
 
 
-def replace(session: SparkSession, table: Table, frame: DataFrame, slice_: Mapping[str, Iterable[Any]], *, rows_expected: int) -> Written:
-    """Make the slice `column in (values) and …` of the table hold exactly the frame's rows.
+def replace(
+    session: SparkSession, settings: Settings, table: Table, frame: DataFrame, slice_: Mapping[str, Collection[Any]], *, rows_expected: int
+) -> Written:
+    """Make the slice `column in (values) and …` of the table's partition columns hold exactly the frame's rows.
 
     The frame holds all columns of the table, in any order; they are cast to the table's types. Retried while other
     writers win (Delta's concurrent-append errors), looking at the content anew each time.
@@ -49,19 +56,21 @@ def replace(session: SparkSession, table: Table, frame: DataFrame, slice_: Mappi
     """
     from pyspark.sql import functions as F
 
-    predicate = where({name: list(values) for name, values in slice_.items()})
+    predicate = where(slice_)
     typed = frame.select(*(F.col(column.name).cast(column.type).alias(column.name) for column in table.columns))
 
     def attempt() -> Written:
-        held = session.table(str(table)).where(predicate)
-        holds = held.count()
-        if holds == rows_expected and (not holds or fingerprint(held, table.content) == fingerprint(typed, table.content)):
-            return Written(str(table), holds, False)
+        held = sum(log.rows_by_night(settings, table, slice_).values())
+        if held == rows_expected and (not held or _same(session.table(str(table)).where(predicate), typed, table)):
+            return Written(str(table), held, False, log.version(settings, table))
         # One file per night, or few: what a table costs to read is its files.
-        packed = typed.repartition(*table.partition) if table.partition else typed.coalesce(1)
-        packed.write.format("delta").mode("overwrite").option("replaceWhere", predicate).saveAsTable(str(table))
-        # The slice itself, not what the newest commit says: that may be another writer's, of another slice.
-        return Written(str(table), held.count(), True)
+        packed = typed.repartition(*table.partition) if len(slice_["day"]) > 1 else typed.coalesce(1)
+        mark = uuid.uuid4().hex
+        # By its path: by its name, Spark would also write the unchanged table to its catalog.
+        options = {"replaceWhere": predicate, "userMetadata": mark}
+        packed.write.format("delta").mode("overwrite").options(**options).save(log.location(settings, table))
+        commit = log.committed(settings, table, mark)
+        return Written(str(table), commit.rows, True, commit.version)
 
     written = retried(attempt, str(table))
     if written.rows != rows_expected:
@@ -72,10 +81,8 @@ def replace(session: SparkSession, table: Table, frame: DataFrame, slice_: Mappi
     return written
 
 
-def replace_rows(session: SparkSession, table: Table, records: Iterable[Mapping[str, Any]], slice_: Mapping[str, Iterable[Any]]) -> Written:
-    """Like `replace`, from a few records in memory; columns a record lacks are null."""
-    held = arrow(table, records)
-    return replace(session, table, in_memory(session, held), slice_, rows_expected=held.num_rows)
+def _same(held: DataFrame, wanted: DataFrame, table: Table) -> bool:
+    return fingerprint(held, table.content) == fingerprint(wanted, table.content)
 
 
 def in_memory(session: SparkSession, table: pa.Table) -> DataFrame:
@@ -83,23 +90,6 @@ def in_memory(session: SparkSession, table: pa.Table) -> DataFrame:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     return session.createDataFrame(table if table.num_rows else [], schema=from_arrow_schema(table.schema))
-
-
-def arrow(table: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Records as an Arrow table of the table's columns and types."""
-    import pyarrow as pa
-
-    types = {
-        "string": pa.string(),
-        "bigint": pa.int64(),
-        "int": pa.int32(),
-        "double": pa.float64(),
-        "boolean": pa.bool_(),
-        "date": pa.date32(),
-        "timestamp": pa.timestamp("us", tz="UTC"),
-    }
-    schema = pa.schema([(column.name, types[column.type]) for column in table.columns])
-    return pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema=schema)
 
 
 def fingerprint(frame: DataFrame, columns: Iterable[str]) -> tuple[int, int, int]:
@@ -116,11 +106,6 @@ def fingerprint(frame: DataFrame, columns: Iterable[str]) -> tuple[int, int, int
     mixed = F.coalesce(F.bit_xor("h"), F.lit(0)).alias("mixed")
     row = hashed.agg(F.count(F.lit(1)).alias("n"), total, mixed).toArrow().to_pylist()[0]
     return int(row["n"]), int(row["total"]), int(row["mixed"])
-
-
-def version(session: SparkSession, table: Table) -> int:
-    """The table's newest version."""
-    return int(rows(session, f"describe history {table} limit 1")[0]["version"])
 
 
 def retried(attempt: Callable[[], Result], table: str) -> Result:
@@ -145,8 +130,14 @@ def retried(attempt: Callable[[], Result], table: str) -> Result:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether Delta refused a commit because another one came first."""
+    """Whether Delta (Spark's or delta-rs) refused a commit because another one came first."""
     text = str(error)
-    return any(
-        mark in text for mark in ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
+    marks = (
+        "DELTA_CONCURRENT",
+        "ConcurrentAppend",
+        "ConcurrentDelete",
+        "ConcurrentWrite",
+        "DELTA_METADATA_CHANGED",
+        "concurrent transaction",
     )
+    return any(mark in text for mark in marks)

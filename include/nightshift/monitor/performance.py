@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import NotMaturedError
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import records, tables
 from include.nightshift.lakehouse.session import literal
 from include.nightshift.promote import metrics
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from pyspark.sql import SparkSession
 
+    from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
 
 COHORTS = {"night": 1, "week": 7}
@@ -38,7 +39,7 @@ class Matured:
     metrics: metrics.FoldMetrics | None
 
 
-def measure(session: SparkSession, use_case: UseCase, nights: Sequence[date]) -> list[Matured]:
+def measure(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> list[Matured]:
     """Measure what has matured in the runs of these nights, and write it to `ops.performance`.
 
     The run of night D looks at night D - delay with the verdicts known in D; replaying D gives D's figures again.
@@ -47,9 +48,9 @@ def measure(session: SparkSession, use_case: UseCase, nights: Sequence[date]) ->
     seen = list(_cohorts(session, use_case, min(nights) - delay, max(nights) - delay))
     judged = [m for m in seen if m.judged_on in set(nights)]
     if judged:
-        records = [record for matured in judged for record in _records(use_case, matured)]
+        figures = [record for matured in judged for record in _records(use_case, matured)]
         slice_: dict[str, list[Any]] = {"day": sorted({m.night for m in judged}), "use_case": [use_case.name]}
-        writes.replace_rows(session, tables.PERFORMANCE, records, slice_)
+        records.replace(settings, tables.PERFORMANCE, figures, slice_)
     return judged
 
 

@@ -7,8 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import tables
-from include.nightshift.lakehouse.session import literal, rows
+from include.nightshift.lakehouse import records, tables
+from include.nightshift.lakehouse.session import literal
 from include.nightshift.promote import registry
 
 if TYPE_CHECKING:
@@ -24,14 +24,10 @@ SAMPLE = 5000
 
 def publish(session: SparkSession, settings: Settings, use_case: UseCase, night: date) -> str | None:
     """Draw the night against the champion's held-out nights; returns the artifact's path, None where nobody scored the night."""
-    reign = registry.reign_on(session, use_case, night)
+    reign = registry.reign_on(settings, use_case, night)
     if reign is None:
         return None
-    judged = rows(
-        session,
-        f"select holdout_first, holdout_last from {tables.GATE_REPORTS} where report_digest = :digest",
-        digest=reign["report_digest"],
-    )[0]
+    [judged] = records.read(settings, tables.GATE_REPORTS, report_digest=reign["report_digest"])
     reference = _sample(session, use_case, judged["holdout_first"], judged["holdout_last"])
     current = _sample(session, use_case, night, night)
     if reference.empty or current.empty:

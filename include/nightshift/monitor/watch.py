@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import tables, writes
-from include.nightshift.lakehouse.session import rows, where
+from include.nightshift import nights as nights_module
+from include.nightshift.lakehouse import records, tables
+from include.nightshift.lakehouse.session import where
 from include.nightshift.monitor import drift, requests, trigger
 from include.nightshift.promote import registry
 
@@ -32,13 +33,13 @@ def measure_drift(session: SparkSession, settings: Settings, use_case: UseCase, 
     days = table.column("day").to_numpy(zero_copy_only=False).astype("datetime64[D]")
     columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in (*use_case.feature_names, "score", "model_version")}
     judged: list[drift.ColumnDrift] = []
-    records: list[dict[str, Any]] = []
+    figures: list[records.Record] = []
     for night in sorted(set(days.tolist())):
         tonight = {name: values[days == night] for name, values in columns.items()}
         version = str(tonight.pop("model_version")[0])
         reference = json.loads((registry.local_copy(settings, use_case, version) / "reference.json").read_text())
         judged = drift.judge(reference, tonight, use_case.drift.psi_threshold)
-        records += [
+        figures += [
             {
                 "day": night,
                 "use_case": use_case.name,
@@ -51,38 +52,29 @@ def measure_drift(session: SparkSession, settings: Settings, use_case: UseCase, 
             }
             for column in judged
         ]
-    if records:
-        writes.replace_rows(session, tables.DRIFT_METRICS, records, {"day": sorted(set(days.tolist())), "use_case": [use_case.name]})
+    if figures:
+        records.replace(settings, tables.DRIFT_METRICS, figures, {"day": sorted(set(days.tolist())), "use_case": [use_case.name]})
     return judged
 
 
-def decide(session: SparkSession, use_case: UseCase, night: date) -> trigger.RetrainVerdict:
+def decide(settings: Settings, use_case: UseCase, night: date) -> trigger.RetrainVerdict:
     """Whether what matured in this night's run asks for a new model. Reads only; `requests.file` writes."""
     delay = timedelta(days=use_case.label_delay_days)
     matured = night - delay
-    reign = registry.reign_on(session, use_case, night)
-    weeks = rows(
-        session,
-        f"select day, model_version, value from {tables.PERFORMANCE} where use_case = :name and cohort = 'week' "
-        "and metric = 'average_precision' and value is not null and day <= :matured order by day",
-        name=use_case.name,
-        matured=matured,
-    )
+    reign = registry.reign_on(settings, use_case, night)
     # A week counts for the champion only when it scored all of it.
-    own = [
-        trigger.JudgedNight(week["day"], week["model_version"], week["value"])
-        for week in weeks
-        if reign and week["day"] - timedelta(days=6) >= reign["from_night"]
-    ]
+    own = list(nights_module.between(reign["from_night"] + timedelta(days=6), matured)) if reign else []
+    weeks = records.read(settings, tables.PERFORMANCE, day=own, use_case=use_case.name, cohort="week", metric="average_precision")
+    judged = [trigger.JudgedNight(week["day"], week["model_version"], week["value"]) for week in weeks if week["value"] is not None]
     past = [
         trigger.Request(request["night"] - delay, request["cause"], request["state"] in ("open", "claimed"))
-        for request in requests.of(session, use_case)
+        for request in requests.of(settings, use_case)
     ]
     return trigger.decide(
         use_case.drift,
         night=matured,
         champion=reign["model_version"] if reign else None,
-        promised=registry.promised(session, reign).get("candidate_average_precision") if reign else None,
-        judged=own,
+        promised=registry.promised(settings, reign).get("candidate_average_precision") if reign else None,
+        judged=judged,
         requests=past,
     )

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import NotMaturedError
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import records, tables
 from include.nightshift.promote import gates, registry
 from include.nightshift.promote.verdict import Verdict
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
     from include.nightshift.train.run import TrainingRun
@@ -37,9 +36,7 @@ class Judged:
     champion_version: str | None
 
 
-def judge(
-    session: SparkSession, settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun, *, model_version: str, model_sha256: str
-) -> Judged:
+def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun, *, model_version: str, model_sha256: str) -> Judged:
     """Judge the run's model and keep the report. Whatever cannot be read or computed is a rejection with that reason."""
     met: list[str] = []
     try:
@@ -48,7 +45,7 @@ def judge(
 
         def champion() -> gates.Scored | None:
             # Who would reign over the first night that the candidate would take over.
-            reign = registry.reign_on(session, use_case, registry.first_free_night(session, use_case, run.as_of))
+            reign = registry.reign_on(settings, use_case, registry.first_free_night(settings, use_case, run.as_of))
             if reign is None:
                 return None
             version = reign["model_version"]
@@ -86,7 +83,7 @@ def judge(
         "passed": report.passed,
         "judged_at": datetime.now(UTC),
     }
-    writes.replace_rows(session, tables.GATE_REPORTS, [record], {"report_digest": [digest]})
+    records.replace(settings, tables.GATE_REPORTS, [record], {"report_digest": [digest]})
     _tag(settings, use_case, model_version, digest, report)
     return Judged(report, digest, model_version, champion_version)
 

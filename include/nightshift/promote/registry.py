@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import RegistryError
-from include.nightshift.lakehouse import tables, writes
-from include.nightshift.lakehouse.session import extent, literal, rows
+from include.nightshift.lakehouse import log, records, tables
 from include.nightshift.train.tracking import ARTIFACTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from pyspark.sql import SparkSession
 
+    from include.nightshift.lakehouse.records import Record
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
 
@@ -92,27 +91,27 @@ def local_copy(settings: Settings, use_case: UseCase, version: str) -> Path:
     return folder
 
 
-def champions(session: SparkSession, use_case: UseCase, nights: Sequence[date]) -> dict[date, str]:
+def champions(settings: Settings, use_case: UseCase, nights: Sequence[date]) -> dict[date, str]:
     """The version that reigns over each of the nights; nights over which nobody does are left out.
 
     Raises:
         RegistryError: more than one reigns over a night.
     """
-    history = rows(session, f"select * from {tables.CHAMPION_HISTORY} where use_case = :use_case", use_case=use_case.name)
+    history = records.read(settings, tables.CHAMPION_HISTORY, use_case=use_case.name)
     reigns = {night: _over(history, night) for night in nights}
     return {night: reign["model_version"] for night, reign in reigns.items() if reign}
 
 
-def reign_on(session: SparkSession, use_case: UseCase, night: date) -> dict[str, Any] | None:
+def reign_on(settings: Settings, use_case: UseCase, night: date) -> Record | None:
     """The row of the champion history whose nights contain the night, or None.
 
     Raises:
         RegistryError: more than one row does.
     """
-    return _over(rows(session, f"select * from {tables.CHAMPION_HISTORY} where use_case = :use_case", use_case=use_case.name), night)
+    return _over(records.read(settings, tables.CHAMPION_HISTORY, use_case=use_case.name), night)
 
 
-def _over(history: Sequence[dict[str, Any]], night: date) -> dict[str, Any] | None:
+def _over(history: Sequence[dict[str, Any]], night: date) -> Record | None:
     reigning = [reign for reign in history if reign["from_night"] <= night and (reign["until_night"] or night) >= night]
     if len(reigning) > 1:
         seen = ", ".join(reign["model_version"] for reign in reigning)
@@ -120,21 +119,19 @@ def _over(history: Sequence[dict[str, Any]], night: date) -> dict[str, Any] | No
     return reigning[0] if reigning else None
 
 
-def promised(session: SparkSession, reign: Mapping[str, Any]) -> dict[str, float]:
+def promised(settings: Settings, reign: Mapping[str, Any]) -> dict[str, float]:
     """The figures on its held-out rows that the reigning champion was promoted on."""
-    found = rows(session, f"select figures from {tables.GATE_REPORTS} where report_digest = :digest", digest=reign["report_digest"])
+    found = records.read(settings, tables.GATE_REPORTS, report_digest=reign["report_digest"])
     return dict(json.loads(found[0]["figures"])) if found else {}
 
 
-def first_free_night(session: SparkSession, use_case: UseCase, as_of: date) -> date:
+def first_free_night(settings: Settings, use_case: UseCase, as_of: date) -> date:
     """The night from which a model trained `as_of` may reign: after all it knew, and after every list that is out."""
-    published = extent(session, tables.alerts(use_case))
+    published = log.extent(settings, tables.alerts(use_case))
     return max(as_of, published[1] if published else as_of) + timedelta(days=1)
 
 
-def promote(
-    session: SparkSession, settings: Settings, use_case: UseCase, *, version: str, from_night: date, why: str, by: str, report_digest: str
-) -> bool:
+def promote(settings: Settings, use_case: UseCase, *, version: str, from_night: date, why: str, by: str, report_digest: str) -> bool:
     """Let the version reign from a night on: close the open reign and open the new one in one commit, then move the alias.
 
     Promoting the same report twice changes nothing. Returns whether the history changed.
@@ -142,36 +139,37 @@ def promote(
     Raises:
         RegistryError: the open reign begins on or after `from_night`: history is not rewritten.
     """
-    history = tables.CHAMPION_HISTORY
+    new = {
+        "use_case": use_case.name,
+        "model_version": version,
+        "from_night": from_night,
+        "until_night": None,
+        "why": why,
+        "by": by,
+        "at": datetime.now(UTC),
+        "report_digest": report_digest,
+    }
 
-    def attempt() -> bool:
-        reigns = rows(session, f"select * from {history} where use_case = :use_case", use_case=use_case.name)
-        if any(reign["report_digest"] == report_digest for reign in reigns):
-            return False
-        for reign in reigns:
-            if reign["until_night"] is None and reign["from_night"] >= from_night:
-                raise RegistryError(
-                    f"{history}: version {reign['model_version']} reigns from {reign['from_night']} on, so version {version} cannot "
-                    f"from {from_night}. Train as of a later night"
-                )
-        source = (
-            f"select {literal(use_case.name)} as use_case, {literal(version)} as model_version, {literal(from_night)} as from_night, "
-            f"{literal(why)} as why, {literal(by)} as by, {literal(datetime.now(UTC).replace(tzinfo=None))} as at, "
-            f"{literal(report_digest)} as report_digest"
-        )
-        columns = [column.name for column in history.columns]
-        values = ", ".join("null" if name == "until_night" else f"new.{name}" for name in columns)
-        # Two source rows: one meets the open reign and closes it, the other meets none and is inserted.
-        session.sql(f"""
-            merge into {history} as old
-            using (select true as closes, * from ({source}) union all select false, * from ({source})) as new
-            on new.closes and old.use_case = new.use_case and old.until_night is null
-            when matched then update set until_night = date_sub(new.from_night, 1)
-            when not matched and not new.closes then insert ({", ".join(columns)}) values ({values})
-        """)
-        return True
+    def crown(history: list[Record]) -> list[Record]:
+        if any(reign["report_digest"] == report_digest for reign in history):
+            return history
+        return [*(_until(reign, new) if reign in _open(use_case, history) else reign for reign in history), new]
 
-    changed = writes.retried(attempt, str(history))
-    open_now = rows(session, f"select model_version from {history} where use_case = :name and until_night is null", name=use_case.name)
-    client(settings).set_registered_model_alias(use_case.name, ALIAS, open_now[0]["model_version"])
+    changed = records.amend(settings, tables.CHAMPION_HISTORY, crown).changed
+    [reign] = _open(use_case, records.read(settings, tables.CHAMPION_HISTORY))
+    client(settings).set_registered_model_alias(use_case.name, ALIAS, reign["model_version"])
     return changed
+
+
+def _open(use_case: UseCase, history: Sequence[Record]) -> list[Record]:
+    return [reign for reign in history if reign["use_case"] == use_case.name and reign["until_night"] is None]
+
+
+def _until(reign: Record, new: Record) -> Record:
+    """The open reign, ended by the new one."""
+    if reign["from_night"] >= new["from_night"]:
+        raise RegistryError(
+            f"{tables.CHAMPION_HISTORY}: version {reign['model_version']} reigns from {reign['from_night']} on, so version "
+            f"{new['model_version']} cannot from {new['from_night']}. Train as of a later night"
+        )
+    return reign | {"until_night": new["from_night"] - timedelta(days=1)}

@@ -12,19 +12,19 @@ from include.nightshift.lakehouse.session import literal, where
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
 
 
-def publish(session: SparkSession, use_case: UseCase, nights: Sequence[date]) -> tuple[dict[date, int], int]:
+def publish(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> tuple[dict[date, int], int]:
     """Replace the nights' lists in one commit; returns their lengths by night, and the table's version."""
-    table = tables.alerts(use_case)
     listed = session.sql(ranking(use_case, nights)).persist()
     try:
         lengths = {row["day"]: int(row["count"]) for row in listed.groupBy("day").count().toArrow().to_pylist()}
-        writes.replace(session, table, listed, {"day": nights}, rows_expected=sum(lengths.values()))
+        written = writes.replace(session, settings, tables.alerts(use_case), listed, {"day": nights}, rows_expected=sum(lengths.values()))
     finally:
         listed.unpersist()
-    return dict.fromkeys(nights, 0) | lengths, writes.version(session, table)
+    return dict.fromkeys(nights, 0) | lengths, written.version
 
 
 def ranking(use_case: UseCase, nights: Sequence[date]) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import tables, writes
-from include.nightshift.lakehouse.session import rows, where
+from include.nightshift.lakehouse import log, tables, writes
+from include.nightshift.lakehouse.session import where
 from include.nightshift.promote import registry
 
 if TYPE_CHECKING:
@@ -46,16 +46,16 @@ def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     """
     started = time.monotonic()
     table, features = tables.scores(use_case), tables.features(use_case)
-    models = registry.champions(session, use_case, nights)
-    features_version = writes.version(session, features)
+    models = registry.champions(settings, use_case, nights)
+    features_version = log.version(settings, features)
     for version in sorted(set(models.values())):
         reigned = [night for night in nights if models.get(night) == version]
         frame = session.table(str(features)).where(where({"day": reigned}))
         scored = scored_by(frame, settings, use_case, version, features_version)
-        writes.replace(session, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=frame.count())
-    counts = f"select day, count(*) as n from {table} where {where({'day': nights, 'role': ['champion']})} group by day"
-    written = {row["day"]: int(row["n"]) for row in rows(session, counts)}
-    return Scored({night: written.get(night, 0) for night in models}, models, writes.version(session, table), time.monotonic() - started)
+        expected = sum(log.rows_by_night(settings, features, {"day": reigned}).values())
+        writes.replace(session, settings, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=expected)
+    written = log.rows_by_night(settings, table, {"day": nights, "role": ["champion"]})
+    return Scored({night: written.get(night, 0) for night in models}, models, log.version(settings, table), time.monotonic() - started)
 
 
 def scored_by(frame: DataFrame, settings: Settings, use_case: UseCase, version: str, features_version: int) -> DataFrame:

@@ -28,7 +28,7 @@ def pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Re
     Raises:
         NotMaturedError: features or verdicts of the nights are not there yet, or too few of them.
     """
-    split, versions = training_set.pin(session, use_case, as_of)
+    split, versions = training_set.pin(settings, use_case, as_of)
     run_id = training_set.run_id(use_case, recipe, split, versions)
     folder = settings.home / "runs" / run_id
     if (folder / RUN).exists():

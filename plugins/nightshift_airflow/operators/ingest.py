@@ -12,7 +12,6 @@ from nightshift_airflow.operators.night import NightOperator, by_night
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
@@ -28,17 +27,19 @@ class IngestOperator(NightOperator):
         super().__init__(**kwargs)
         self.feed = feed
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.lakehouse.session import connect
+
         feed = next(feed for feed in use_case.feeds if feed.name == self.feed)
-        done = ingest.ingest(session, settings, feed, nights)
+        done = ingest.ingest(connect(settings), settings, feed, nights)
         for night, landed in done.landed.items():
             self.log.info(
                 "%s %s: %s landed, %s accepted, %s to quarantine", feed.name, night, landed, done.accepted[night], done.rejected[night]
             )
-        self._record(session, use_case, done)
+        self._record(settings, use_case, done)
         return {"landed": by_night(done.landed), "accepted": by_night(done.accepted), "version": done.version, "seconds": done.seconds}
 
-    def _record(self, session: SparkSession, use_case: UseCase, done: ingest.Ingested) -> None:
+    def _record(self, settings: Settings, use_case: UseCase, done: ingest.Ingested) -> None:
         from include.nightshift.lakehouse import ledger
 
         seconds = done.seconds / len(done.landed)
@@ -48,7 +49,7 @@ class IngestOperator(NightOperator):
             )
             for night, landed in done.landed.items()
         ]
-        ledger.record(session, use_case, entries)
+        ledger.record(settings, use_case, entries)
 
 
 class PublishOperator(BaseOperator):

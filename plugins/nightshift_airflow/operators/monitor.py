@@ -10,7 +10,6 @@ from nightshift_airflow.operators.night import NightOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
@@ -23,27 +22,28 @@ class WatchOperator(NightOperator):
     that is loaded today is no reason to train tonight.
     """
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         import time
 
         from include.nightshift.lakehouse import ledger
+        from include.nightshift.lakehouse.session import connect
         from include.nightshift.monitor import performance, requests, watch
 
-        started = time.monotonic()
-        matured = performance.measure(session, use_case, nights)
+        started, session = time.monotonic(), connect(settings)
+        matured = performance.measure(session, settings, use_case, nights)
         drifted = [column for column in watch.measure_drift(session, settings, use_case, nights) if column.verdict == "drifted"]
-        verdict = watch.decide(session, use_case, nights[-1])
+        verdict = watch.decide(settings, use_case, nights[-1])
         self.log.info("asks for a new model: %s; %s", verdict.asked, "; ".join(verdict.reasons))
         request_id = None
         if verdict.asked and self.outlets:
-            request_id = requests.file(session, use_case, nights[-1], verdict.cause, verdict.evidence)
+            request_id = requests.file(settings, use_case, nights[-1], verdict.cause, verdict.evidence)
             filed = {"request_id": request_id, "night": nights[-1].isoformat()}
             for outlet in self.outlets:
                 context["outlet_events"][outlet].add(assets.retrain_requests(use_case), extra=filed)
         seconds = (time.monotonic() - started) / len(nights)
         labels = {m.judged_on: m.labels for m in matured if m.cohort == "night"}
         entries = [ledger.Entry(night, "monitor", labels.get(night, 0), labels.get(night, 0), 0, seconds) for night in nights]
-        ledger.record(session, use_case, entries)
+        ledger.record(settings, use_case, entries)
         return {
             "matured": [str(m.night) for m in matured if m.cohort == "night"],
             "drifted": [column.column for column in drifted],
@@ -56,9 +56,10 @@ class WatchOperator(NightOperator):
 class ReportOperator(NightOperator):
     """Draws the last of the nights as an Evidently page beside its model in MLflow."""
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.lakehouse.session import connect
         from include.nightshift.monitor import report
 
-        path = report.publish(session, settings, use_case, nights[-1])
+        path = report.publish(connect(settings), settings, use_case, nights[-1])
         self.log.info("page: %s", path or "none, nobody scored this night")
         return path

@@ -1,4 +1,4 @@
-"""The base of all operators that work on nights: checks the partition key, opens the lakehouse, calls the stage."""
+"""The base of all operators that work on nights: checks the partition key, calls the stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from include.nightshift.usecase import UseCase
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql import SparkSession
 
 PARTITION = "{{ dag_run.partition_key }}"
 """The night of a partitioned run."""
@@ -40,18 +39,16 @@ class NightOperator(BaseOperator):
         self.nights = nights
 
     def execute(self, context: Context) -> Any:
-        from include.nightshift.lakehouse import session
-
         try:
             first, last = nights.parse_range(self.nights)
             installed = settings.load()
             use_case = usecase.load(self.use_case, installed)
         except (NightError, ConfigurationError) as error:
             raise AirflowFailException(str(error)) from error
-        return self.work(context, session.connect(installed), installed, use_case, list(nights.between(first, last)))
+        return self.work(context, installed, use_case, list(nights.between(first, last)))
 
     @abstractmethod
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         """Do the stage's work on the nights; the result goes to XCom."""
 
 

@@ -12,7 +12,6 @@ from nightshift_airflow.operators.night import NightOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
@@ -30,14 +29,13 @@ class GateOperator(NightOperator):
         super().__init__(**kwargs)
         self.train_task_id = train_task_id
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.promote import judge
         from include.nightshift.train.run import TrainingRun
 
         trained = context["ti"].xcom_pull(task_ids=self.train_task_id)
         folder = Path(trained["run_folder"])
         judged = judge.judge(
-            session,
             settings,
             use_case,
             folder,
@@ -73,9 +71,8 @@ class PromoteOperator(NightOperator):
         self.gate_task_id = gate_task_id
         self.approve_task_id = approve_task_id
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
-        from include.nightshift.lakehouse import tables, writes
-        from include.nightshift.lakehouse.session import rows
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.lakehouse import records, tables
         from include.nightshift.promote import registry
 
         judged = context["ti"].xcom_pull(task_ids=self.gate_task_id)
@@ -88,18 +85,17 @@ class PromoteOperator(NightOperator):
             "by": by,
             "at": _moment(answer.get("responded_at")),
         }
-        writes.replace_rows(session, tables.APPROVALS, [record], {"report_digest": [judged["digest"]]})
+        records.replace(settings, tables.APPROVALS, [record], {"report_digest": [judged["digest"]]})
         if chosen != APPROVE:
             raise AirflowSkipException(f"{by} rejected version {judged['model_version']}")
-        held = rows(session, f"select passed from {tables.GATE_REPORTS} where report_digest = :digest", digest=judged["digest"])
+        held = records.read(settings, tables.GATE_REPORTS, report_digest=judged["digest"])
         if not held or not held[0]["passed"]:
             raise AirflowFailException(
                 f"{tables.GATE_REPORTS} holds no passed report {judged['digest'][:12]}, which {by} approved: "
                 "nothing is promoted. Train again, so that what is approved is what was judged"
             )
-        from_night = registry.first_free_night(session, use_case, nights[-1])
+        from_night = registry.first_free_night(settings, use_case, nights[-1])
         registry.promote(
-            session,
             settings,
             use_case,
             version=judged["model_version"],
@@ -124,7 +120,7 @@ class CloseOperator(NightOperator):
         self.gate_task_id = gate_task_id
         self.promote_task_id = promote_task_id
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.monitor import requests
 
         ti = context["ti"]
@@ -138,7 +134,7 @@ class CloseOperator(NightOperator):
             outcome = f"version {judged['model_version']} passed the gate and was not approved"
         else:
             outcome = f"training did not finish: see run {context['dag_run'].run_id} of {context['dag_run'].dag_id}"
-        requests.close(session, claimed["request_ids"], done=bool(promoted), outcome=outcome)
+        requests.close(settings, claimed["request_ids"], done=bool(promoted), outcome=outcome)
         self.log.info("%s: %s", ", ".join(claimed["request_ids"]) or "no request", outcome)
         return outcome
 

@@ -11,7 +11,6 @@ from nightshift_airflow.operators.night import NightOperator, by_night
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
 class ScoreOperator(NightOperator):
     """Scores the nights with the champion that reigns over each; skips when nobody reigns over any of them."""
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.lakehouse import ledger
+        from include.nightshift.lakehouse.session import connect
         from include.nightshift.score import scores
 
-        scored = scores.score(session, settings, use_case, nights)
+        scored = scores.score(connect(settings), settings, use_case, nights)
         if not scored.models:
             raise AirflowSkipException(
                 f"no champion reigns over night {nights[0]}"
@@ -32,7 +32,7 @@ class ScoreOperator(NightOperator):
                 + f": nothing to score with. Trigger {use_case.name}_train, approve its model, and run this night again"
             )
         seconds = scored.seconds / len(nights)
-        ledger.record(session, use_case, [ledger.Entry(night, "scores", rows, rows, 0, seconds) for night, rows in scored.rows.items()])
+        ledger.record(settings, use_case, [ledger.Entry(night, "scores", rows, rows, 0, seconds) for night, rows in scored.rows.items()])
         models = {night.isoformat(): version for night, version in scored.models.items()}
         return {"rows": by_night(scored.rows), "models": models, "version": scored.version, "seconds": scored.seconds}
 
@@ -47,10 +47,11 @@ class AlertsOperator(NightOperator):
         super().__init__(**kwargs)
         self.scores_task_id = scores_task_id
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.lakehouse.session import connect
         from include.nightshift.score import alerts
 
-        lengths, version = alerts.publish(session, use_case, nights)
+        lengths, version = alerts.publish(connect(settings), settings, use_case, nights)
         scored = context["ti"].xcom_pull(task_ids=self.scores_task_id)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {

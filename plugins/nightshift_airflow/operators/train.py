@@ -17,7 +17,6 @@ from nightshift_airflow.operators.night import NightOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
     from include.nightshift.spot.attempts import Attempt
@@ -45,15 +44,13 @@ class ClaimOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         from include.nightshift import nights
         from include.nightshift.errors import NightError
-        from include.nightshift.lakehouse import session as lakehouse
-        from include.nightshift.lakehouse import tables
+        from include.nightshift.lakehouse import log, tables
         from include.nightshift.monitor import requests
 
         installed = settings.load()
         use_case = usecase.load(self.use_case, installed)
-        session = lakehouse.connect(installed)
         if self.as_of == LAST_WHOLE_NIGHT:
-            held = [lakehouse.extent(session, tables.silver(feed)) for feed in use_case.feeds]
+            held = [log.extent(installed, tables.silver(feed)) for feed in use_case.feeds]
             if None in held:
                 raise AirflowFailException(
                     f"{use_case.name}: silver holds no night of both feeds yet. Load some with {use_case.name}_backfill"
@@ -64,7 +61,7 @@ class ClaimOperator(BaseOperator):
                 as_of = nights.parse(self.as_of, what="as_of")
             except NightError as error:
                 raise AirflowFailException(str(error)) from error
-        claimed = requests.claim(session, use_case, as_of)
+        claimed = requests.claim(installed, use_case, as_of)
         if not claimed and context["dag_run"].run_type == "asset_triggered":
             raise AirflowSkipException("no open request: an earlier run has answered the one that this event announced")
         self.log.info("as of night %s, requests: %s", as_of, ", ".join(claimed) or "none, somebody asked")
@@ -81,12 +78,13 @@ class PinOperator(NightOperator):
         super().__init__(**kwargs)
         self.recipe = recipe
 
-    def work(self, context: Context, session: SparkSession, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.lakehouse.session import connect
         from include.nightshift.train import pin
 
         recipe = next(recipe for recipe in use_case.recipes if recipe.name == self.recipe)
         try:
-            return str(pin.pin(session, settings, use_case, recipe, nights[-1]))
+            return str(pin.pin(connect(settings), settings, use_case, recipe, nights[-1]))
         except NotMaturedError as error:
             # Waiting a few seconds between retries matures nothing.
             raise AirflowFailException(str(error)) from error
@@ -131,13 +129,12 @@ class SpotTrainingOperator(BaseOperator):
     def _record(self, folder: Path, tried: Sequence[Attempt]) -> None:
         from dataclasses import asdict
 
-        from include.nightshift.lakehouse import session, tables, writes
+        from include.nightshift.lakehouse import records, tables
         from include.nightshift.train.run import TrainingRun
 
         run = TrainingRun.load(folder)
-        records = [asdict(attempt) | {"use_case": run.use_case} for attempt in tried]
-        slice_ = {"run_id": [run.run_id]}
-        writes.replace_rows(session.connect(settings.load()), tables.TRAINING_ATTEMPTS, records, slice_)
+        tried_on = [asdict(attempt) | {"use_case": run.use_case} for attempt in tried]
+        records.replace(settings.load(), tables.TRAINING_ATTEMPTS, tried_on, {"run_id": [run.run_id]})
 
     def _finish(self, context: Context, folder: Path, tried: Sequence[Attempt]) -> Any:
         from include.nightshift.promote import registry

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from include.nightshift.errors import LandingError
 from include.nightshift.ingest import ingest
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import log, tables
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import Feed, UseCase
@@ -40,8 +40,8 @@ def quarantine(session: SparkSession, night: date) -> list[dict[str, Any]]:
     return rows(session, "select * from silver.quarantine where day = :night and feed = 'transactions' order by _row", night=night)
 
 
-def versions(session: SparkSession, feed: Feed) -> dict[str, int]:
-    return {str(table): writes.version(session, table) for table in (tables.bronze(feed), tables.silver(feed), tables.QUARANTINE)}
+def versions(installation: Settings, feed: Feed) -> dict[str, int]:
+    return {str(table): log.version(installation, table) for table in (tables.bronze(feed), tables.silver(feed), tables.QUARANTINE)}
 
 
 @pytest.mark.lakehouse
@@ -89,9 +89,9 @@ def test_each_broken_rule_sends_its_row_to_quarantine_and_a_rerun_commits_nothin
     known = rows(session, "select distinct cast(known_at as string) as at from silver.transactions where day = :night", night=night)
     assert known == [{"at": f"{TUESDAY} 00:00:00"}]
 
-    before = versions(session, feed)
+    before = versions(installation, feed)
     assert ingest(session, installation, feed, [night]).version == first.version
-    assert versions(session, feed) == before
+    assert versions(installation, feed) == before
 
 
 @pytest.mark.lakehouse
@@ -107,10 +107,10 @@ def test_the_later_night_loses_a_duplicate_and_landing_the_earlier_again_changes
     assert (content(session, earlier), content(session, later)) == ([201, 202], [203])
     assert [row["reason"] for row in quarantine(session, later)] == [f"transaction_id came already in night {earlier}"]
 
-    before = versions(session, feed)
+    before = versions(installation, feed)
     ingest(session, installation, feed, [earlier])
     ingest(session, installation, feed, [earlier, later])
-    assert versions(session, feed) == before
+    assert versions(installation, feed) == before
 
 
 @pytest.mark.lakehouse
@@ -120,7 +120,7 @@ def test_files_that_cannot_be_trusted_write_nothing_and_the_other_nights_go_on(
     feed, night = use_case.events, MONDAY + timedelta(days=200)
     path = land(feed, night, [good(number, night) for number in range(301, 331)])
     whole = path.read_bytes()
-    before = versions(session, feed)
+    before = versions(installation, feed)
 
     path.write_bytes(whole[:-20])
     with pytest.raises(LandingError, match="no whole gzip file"):
@@ -129,7 +129,7 @@ def test_files_that_cannot_be_trusted_write_nothing_and_the_other_nights_go_on(
         ingest(session, installation, feed, [night - timedelta(days=1), night])
     empty = ingest(session, installation, replace(feed, first_drop=night), [night - timedelta(days=1)])
     assert empty.landed == {night - timedelta(days=1): 0}
-    assert versions(session, feed) == before
+    assert versions(installation, feed) == before
 
     following = night + timedelta(days=1)
     (path.parent / f"{following}.csv.gz").write_bytes(gzip.compress(UGLY.read_bytes().replace(b"2026-11-20", str(following).encode())))

@@ -8,9 +8,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from include.nightshift.errors import ContractError, WriteConflictError
-from include.nightshift.lakehouse import writes
+from include.nightshift.lakehouse import log, writes
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.lakehouse.tables import Table, TableColumn
+from include.nightshift.settings import Settings
 
 FIRST, SECOND = date(2020, 3, 1), date(2020, 3, 2)
 VISITS = Table(
@@ -33,10 +34,10 @@ def visits(session: SparkSession) -> Iterator[Table]:
     session.sql(f"drop table {VISITS}")
 
 
-def put(session: SparkSession, night: date, words: list[str | None], clock: str = "2020-03-01") -> writes.Written:
+def put(session: SparkSession, installation: Settings, night: date, words: list[str | None], clock: str = "2020-03-01") -> writes.Written:
     values = [(night, number, word) for number, word in enumerate(words)]
     frame = session.createDataFrame(values, "day date, n int, word string").selectExpr("*", f"timestamp'{clock}' as seen_at")
-    return writes.replace(session, VISITS, frame, {"day": [night]}, rows_expected=len(words))
+    return writes.replace(session, installation, VISITS, frame, {"day": [night]}, rows_expected=len(words))
 
 
 def content(session: SparkSession) -> list[tuple[date, int, str | None]]:
@@ -44,50 +45,51 @@ def content(session: SparkSession) -> list[tuple[date, int, str | None]]:
 
 
 @pytest.mark.lakehouse
-def test_equal_content_commits_nothing_whatever_the_clock_the_order_and_the_files(session: SparkSession, visits: Table) -> None:
-    assert put(session, FIRST, ["a", None, "c"]).changed
-    before = writes.version(session, visits)
-    assert not put(session, FIRST, ["a", None, "c"], clock="2024-01-01").changed
+def test_equal_content_commits_nothing_whatever_the_clock_the_order_and_the_files(
+    session: SparkSession, installation: Settings, visits: Table
+) -> None:
+    assert put(session, installation, FIRST, ["a", None, "c"]).changed
+    before = log.version(installation, visits)
+    assert not put(session, installation, FIRST, ["a", None, "c"], clock="2024-01-01").changed
     shuffled = session.sql(
         f"select word, n, day, timestamp'2025-01-01' as seen_at from {visits} order by n desc"  # another order of rows and of columns
     ).repartition(3)
-    assert not writes.replace(session, visits, shuffled, {"day": [FIRST]}, rows_expected=3).changed
-    assert writes.version(session, visits) == before
+    assert not writes.replace(session, installation, visits, shuffled, {"day": [FIRST]}, rows_expected=3).changed
+    assert log.version(installation, visits) == before
     assert rows(session, f"select distinct year(seen_at) as year from {visits}") == [{"year": 2020}]
 
 
 @pytest.mark.lakehouse
-def test_changed_content_replaces_its_own_slice_only(session: SparkSession, visits: Table) -> None:
-    put(session, SECOND, ["x"])
+def test_changed_content_replaces_its_own_slice_only(session: SparkSession, installation: Settings, visits: Table) -> None:
+    put(session, installation, SECOND, ["x"])
     changes: list[list[str | None]] = [["a", "b", "c"], ["a", "", "c"], ["a", None, "c"], ["c", "a"], []]
     for words in changes:
-        written = put(session, FIRST, words)
+        written = put(session, installation, FIRST, words)
         assert (written.changed, written.rows) == (True, len(words))
         assert content(session) == [*((FIRST, n, word) for n, word in enumerate(words)), (SECOND, 0, "x")]
 
 
 @pytest.mark.lakehouse
-def test_an_empty_slice_that_stays_empty_commits_nothing(session: SparkSession, visits: Table) -> None:
-    assert not put(session, FIRST, []).changed
-    assert not writes.replace_rows(session, visits, [], {"day": [FIRST]}).changed
-    assert writes.version(session, visits) == 0
+def test_an_empty_slice_that_stays_empty_commits_nothing(session: SparkSession, installation: Settings, visits: Table) -> None:
+    assert not put(session, installation, FIRST, []).changed
+    assert log.version(installation, visits) == 0
 
 
 @pytest.mark.lakehouse
-def test_another_number_of_rows_than_expected_is_an_error(session: SparkSession, visits: Table) -> None:
+def test_another_number_of_rows_than_expected_is_an_error(session: SparkSession, installation: Settings, visits: Table) -> None:
     frame = session.sql("select date'2020-03-01' as day, 1 as n, 'a' as word, timestamp'2020-03-01' as seen_at")
     with pytest.raises(ContractError, match="1 rows were written, 2 expected"):
-        writes.replace(session, visits, frame, {"day": [FIRST]}, rows_expected=2)
+        writes.replace(session, installation, visits, frame, {"day": [FIRST]}, rows_expected=2)
 
 
 @pytest.mark.lakehouse
-def test_two_runs_of_one_night_leave_one_content_and_no_error(session: SparkSession, visits: Table) -> None:
-    put(session, SECOND, ["kept"])
+def test_two_runs_of_one_night_leave_one_content_and_no_error(session: SparkSession, installation: Settings, visits: Table) -> None:
+    put(session, installation, SECOND, ["kept"])
     with ThreadPoolExecutor(3) as runs:
-        written = list(runs.map(lambda _: put(session, FIRST, ["a", "b"]), range(3)))
+        written = list(runs.map(lambda _: put(session, installation, FIRST, ["a", "b"]), range(3)))
     assert any(one.changed for one in written)
     assert content(session) == [(FIRST, 0, "a"), (FIRST, 1, "b"), (SECOND, 0, "kept")]
-    assert not put(session, FIRST, ["a", "b"]).changed
+    assert not put(session, installation, FIRST, ["a", "b"]).changed
 
 
 def test_a_writer_that_always_loses_gives_up_with_advice_and_other_errors_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

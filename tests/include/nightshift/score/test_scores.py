@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import records, tables, writes
 from include.nightshift.lakehouse.session import literal, rows
 from include.nightshift.score import alerts, scores
 from include.nightshift.settings import Settings
@@ -73,11 +73,13 @@ def lake(session: SparkSession, installation: Settings, use_case: UseCase, reign
     for seed, version in enumerate(("71", "72")):
         path = installation.home / "models" / use_case.name / version / "model.ubj"
         models[version] = path if path.exists() else model(installation, use_case, version, seed + 3)
-    writes.replace_rows(session, tables.CHAMPION_HISTORY, reigns, {"report_digest": ["d71", "d72"]})
+    records.replace(installation, tables.CHAMPION_HISTORY, reigns, {"report_digest": ["d71", "d72"]})
     made = [row for night in (NIGHT, NEXT, LATER) for row in features(use_case, night)]
-    writes.replace_rows(session, tables.features(use_case), made, {"day": [NIGHT, NEXT, LATER]})
+    table = tables.features(use_case)
+    frame = writes.in_memory(session, table.arrow(made))
+    writes.replace(session, installation, table, frame, {"day": [NIGHT, NEXT, LATER]}, rows_expected=len(made))
     yield models
-    session.sql("delete from ops.champion_history where report_digest in ('d71', 'd72')")
+    records.replace(installation, tables.CHAMPION_HISTORY, [], {"report_digest": ["d71", "d72"]})
 
 
 def held(session: SparkSession, table: tables.Table, night: date, order: str) -> list[dict[str, Any]]:
@@ -126,9 +128,9 @@ def test_the_list_leaves_out_compromised_cards_and_breaks_ties_by_the_smaller_id
         table = tables.silver(feed)
         frame = session.sql(f"select * from values {values} as t({', '.join(column.name for column in table.columns)})")
         nights = [told if feed is use_case.labels else told - timedelta(days=7) for _, told, _ in verdicts]
-        writes.replace(session, table, frame, {"day": nights}, rows_expected=4)
+        writes.replace(session, installation, table, frame, {"day": nights}, rows_expected=4)
 
-    lengths, version = alerts.publish(session, use_case, [NIGHT, NEXT])
+    lengths, version = alerts.publish(session, installation, use_case, [NIGHT, NEXT])
     assert lengths == {NIGHT: 29, NEXT: 29}
     for night, absent in ((NIGHT, {501}), (NEXT, {503})):
         listed = held(session, tables.alerts(use_case), night, "rank")
@@ -143,7 +145,7 @@ def test_the_list_leaves_out_compromised_cards_and_breaks_ties_by_the_smaller_id
             (rank, r["customer_id"], r["transaction_id"], r["score"]) for rank, r in enumerate(wanted, 1)
         ]
         assert len({row["score"] for row in wanted}) < len(wanted), "the night has no tie to break"
-    assert alerts.publish(session, use_case, [NIGHT, NEXT]) == (lengths, version)
+    assert alerts.publish(session, installation, use_case, [NIGHT, NEXT]) == (lengths, version)
 
 
 def test_the_list_is_as_long_as_the_use_case_says(use_case: UseCase) -> None:

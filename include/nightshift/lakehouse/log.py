@@ -1,0 +1,98 @@
+"""What a table's log says, read without the server: its newest version, its rows by night, what a commit did.
+
+Delta's log holds each file's partition and row count, so that counting a night costs milliseconds, not a Spark job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from include.nightshift.errors import LakehouseError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+    from include.nightshift.lakehouse.tables import Table
+    from include.nightshift.settings import Settings
+
+COMMITS_SEARCHED = 50
+"""A commit is looked for among so many newest ones: others may have come in the moment since."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a write."""
+
+    version: int
+    rows: int
+
+
+def location(settings: Settings, table: Table) -> str:
+    """Where the table lies."""
+    return f"{settings.lakehouse_location}/{table.schema}/{table.name}"
+
+
+def opened(settings: Settings, table: Table, version: int | None = None) -> DeltaTable:
+    """The table as it is now, or as it was.
+
+    Raises:
+        LakehouseError: there is no such table, or no such version of it.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        return DeltaTable(location(settings, table), version=version)
+    except DeltaError as error:
+        raise LakehouseError(
+            f"{table}{'' if version is None else f' version {version}'} cannot be read at {location(settings, table)}: {error}. "
+            "`make up` creates what is missing; a version that VACUUM took is gone"
+        ) from error
+
+
+def version(settings: Settings, table: Table) -> int:
+    """The table's newest version."""
+    return opened(settings, table).version()
+
+
+def rows_by_night(
+    settings: Settings, table: Table, slice_: Mapping[str, Collection[Any]] | None = None, *, version: int | None = None
+) -> dict[date, int]:
+    """Rows by night, in order, of the whole table or of the slice `column in (values) and …` of its partition columns.
+
+    Raises:
+        LakehouseError: there is no such table, or another writer left out how many rows its files hold.
+    """
+    import pyarrow as pa
+
+    counts: dict[date, int] = {}
+    files = pa.table(opened(settings, table, version).get_add_actions(flatten=True))
+    names = ["num_records", *(f"partition.{name}" for name in {"day", *(slice_ or {})})]
+    for file in files.select(names).to_pylist():
+        if any(file[f"partition.{name}"] not in values for name, values in (slice_ or {}).items()):
+            continue
+        if file["num_records"] is None:
+            raise LakehouseError(f"{table}: a file of night {file['partition.day']} has no row count; rewrite that night")
+        counts[file["partition.day"]] = counts.get(file["partition.day"], 0) + file["num_records"]
+    return dict(sorted(counts.items()))
+
+
+def extent(settings: Settings, table: Table, version: int | None = None) -> tuple[date, date] | None:
+    """First and last night that hold rows; None where none does."""
+    nights = [night for night, rows in rows_by_night(settings, table, version=version).items() if rows]
+    return (nights[0], nights[-1]) if nights else None
+
+
+def committed(settings: Settings, table: Table, mark: str) -> Commit:
+    """What the commit did whose user metadata is `mark`.
+
+    Raises:
+        LakehouseError: it is not among the newest commits.
+    """
+    for entry in opened(settings, table).history(COMMITS_SEARCHED):
+        if entry.get("userMetadata") == mark:
+            return Commit(entry["version"], int(entry["operationMetrics"]["numOutputRows"]))
+    raise LakehouseError(f"{table}: the commit just made ({mark}) is not among the newest {COMMITS_SEARCHED}; run the task again")
