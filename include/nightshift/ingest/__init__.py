@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import Feed
 
-NIGHTS_AT_ONCE = 30
+NIGHTS_AT_ONCE = 50
 """Nights of one commit: a long history neither waits for its last night to be safe nor is held in memory whole."""
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import UseCase
 
 FIRST = date(2026, 1, 1)
-HISTORY_NIGHTS, LIVE_NIGHTS = 95, 8
+HISTORY_NIGHTS, LIVE_NIGHTS = 88, 8
 CHANGED_NIGHTS = 30
 """So many nights before the history ends the world changes: enough of them mature to train on and, apart from those, to judge on."""
 PREEMPTIONS = 2
