@@ -17,8 +17,11 @@ from statistics import median
 
 from include.nightshift.operate import processes
 from include.nightshift.operate.rest import Airflow
+from include.nightshift.operate.walk import Walk
 from include.nightshift.settings import Ports, Settings
-from include.usecases.card_fraud import simulator
+from include.usecases.card_fraud.simulator import simulate
+from include.usecases.card_fraud.usecase import USE_CASE
+from include.usecases.card_fraud.world import World
 
 FIRST, HISTORY, TARGET = date(2026, 1, 1), 45, 60.0
 STAGES = ("ingest", "features", "score")
@@ -29,37 +32,32 @@ def main() -> int:
     parser.add_argument("--nights", type=int, default=3, help="nights counted, after one warm-up")
     nights = parser.parse_args().nights
     home = Path(tempfile.mkdtemp(prefix="bench-"))
-    world = simulator.World.of_size(10_000, seed=7)
-    simulator.simulate(home / "landing", first=FIRST, nights=HISTORY + nights + 1, world=world)
+    world = World.of_size(10_000, seed=7)
+    simulate(home / "landing", first=FIRST, nights=HISTORY + nights + 1, world=world)
     spans = {"transactions": (FIRST, None), "fraud_labels": (FIRST + timedelta(days=7), None)}
     settings = Settings(home=home, clock=False, ports=Ports.free(), feed_spans=spans)
     os.environ.update(processes.environment(settings))
     try:
         processes.up(settings)
-        return _report(_run(Airflow(settings, settings.approver), nights))
+        return _report(_run(Walk(settings, USE_CASE), nights))
     finally:
         processes.down(settings)
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _run(airflow: Airflow, nights: int) -> list[dict[str, float]]:
-    airflow.wait_for_dags([f"card_fraud_{stem}" for stem in (*STAGES, "train", "backfill")])
+def _run(walk: Walk, nights: int) -> list[dict[str, float]]:
     last = FIRST + timedelta(days=HISTORY - 1)
-    airflow.run("card_fraud_backfill", conf={"first_night": str(FIRST), "last_night": str(last), "start_at": "ingest"})
-    training = airflow.trigger("card_fraud_train", conf={"as_of": str(last)})
-    airflow.answer("card_fraud_train", training, "approve", "Approve")
-    airflow.wait("card_fraud_train", training)
+    walk.backfill(FIRST, last)
+    walk.approve(walk.train(last))
     timed = []
     for number in range(1, nights + 2):
-        night, started = str(last + timedelta(days=number)), time.time()
-        run_id = airflow.run("card_fraud_ingest", partition_key=night)
-        work = _work(airflow, "card_fraud_ingest", run_id)
-        for stem in STAGES[1:]:
-            run_id = airflow.wait_for_night(f"card_fraud_{stem}", night)["dag_run_id"]
-            work |= _work(airflow, f"card_fraud_{stem}", run_id)
+        started = time.time()
+        ran = walk.night(last + timedelta(days=number))
+        work = {name: span for stem in STAGES for name, span in _work(walk.airflow, walk.dag(stem), ran.runs[stem]).items()}
+        # When the list was out, by Airflow's own clock; the watch goes on.
+        total = max(end for _, end in work.values()) - started
         # The next night begins when this one is quiet.
-        total = time.time() - started
-        airflow.wait_for_night("card_fraud_monitor", night)
+        walk.finish(ran)
         busy = _covered(list(work.values()))
         timed.append({name: end - begin for name, (begin, end) in work.items()} | {"airflow": total - busy, "total": total})
     return timed[1:]

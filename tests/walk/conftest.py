@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from typing import Any
 import pytest
 
 from include.nightshift import usecase
+from include.nightshift.lakehouse import log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate import processes
-from include.nightshift.operate.rest import Airflow
+from include.nightshift.operate.walk import Walk
 from include.nightshift.settings import Ports, Settings
 from include.nightshift.usecase import UseCase
-from include.usecases.card_fraud import simulator
+from include.usecases.card_fraud.simulator import simulate
+from include.usecases.card_fraud.world import World
 
 FIRST = date(2026, 1, 1)
 HISTORY = 60
@@ -27,44 +28,32 @@ LIVE = 8
 AS_OF = FIRST + timedelta(days=HISTORY - 1)
 
 
-@dataclass
-class Walk:
-    """The installation and the ways to look at it."""
+class Walked(Walk):
+    """A walk, and the ways to look at what it left."""
 
-    settings: Settings
-    use_case: UseCase
-    airflow: Airflow
+    def __init__(self, settings: Settings, use_case: UseCase) -> None:
+        super().__init__(settings, use_case)
+        self.settings = settings
 
-    def night(self, number: int) -> str:
-        """The number-th live night, from 1."""
-        return (AS_OF + timedelta(days=number)).isoformat()
+    def live(self, number: int) -> date:
+        """The number-th night after the history, from 1."""
+        return AS_OF + timedelta(days=number)
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         return lakehouse.rows(lakehouse.connect(self.settings), query, **parameters)
 
     def versions(self) -> dict[str, int]:
-        """The version of every table that a night writes."""
-        written = ("bronze.transactions", "bronze.fraud_labels", "silver.transactions", "silver.fraud_labels", "silver.quarantine")
-        gold = ("gold.card_fraud_features", "gold.card_fraud_scores", "gold.card_fraud_alerts")
-        ops = ("ops.nights", "ops.performance", "ops.drift_metrics", "ops.champion_history", "ops.retrain_requests")
-        return {table: self.rows(f"describe history {table} limit 1")[0]["version"] for table in (*written, *gold, *ops)}
-
-    def run_night(self, night: str) -> None:
-        """From the trigger to the watch."""
-        before = {stem: {run["dag_run_id"] for run in self.airflow.runs(f"card_fraud_{stem}")} for stem in ("features", "score", "monitor")}
-        self.airflow.run("card_fraud_ingest", partition_key=night)
-        for stem, known in before.items():
-            run_id = self.airflow.wait_for_run(f"card_fraud_{stem}", not_among=known)
-            self.airflow.wait(f"card_fraud_{stem}", run_id, seconds=600)
+        """The version of every table."""
+        return {str(table): log.version(self.settings, table) for table in (*tables.SHARED, *tables.of(self.use_case))}
 
 
 @pytest.fixture(scope="session")
-def walk() -> Iterator[Walk]:
+def walk() -> Iterator[Walked]:
     """History loaded, the first model trained through two preemptions, judged, approved over REST and promoted."""
     home = Path(tempfile.mkdtemp(prefix="walk-"))
     landing = home / "landing"
-    world = simulator.World.of_size(2_000, seed=7)
-    simulator.simulate(landing, first=FIRST, nights=HISTORY + LIVE, world=world)
+    world = World.of_size(2_000, seed=7)
+    simulate(landing, first=FIRST, nights=HISTORY + LIVE, world=world)
     settings = Settings(
         home=home,
         clock=False,
@@ -76,13 +65,9 @@ def walk() -> Iterator[Walk]:
     os.environ.update(processes.environment(settings))
     try:
         processes.up(settings)
-        airflow = Airflow(settings, settings.approver)
-        airflow.wait_for_dags([f"card_fraud_{stem}" for stem in ("ingest", "features", "score", "monitor", "train", "backfill")])
-        walk = Walk(settings, usecase.load("card_fraud", settings), airflow)
-        airflow.run("card_fraud_backfill", conf={"first_night": FIRST.isoformat(), "last_night": AS_OF.isoformat(), "start_at": "ingest"})
-        run_id = airflow.trigger("card_fraud_train", conf={"as_of": AS_OF.isoformat()})
-        airflow.answer("card_fraud_train", run_id, "approve", "Approve")
-        airflow.wait("card_fraud_train", run_id)
+        walk = Walked(settings, usecase.load("card_fraud", settings))
+        walk.backfill(FIRST, AS_OF)
+        walk.approve(walk.train(AS_OF))
         yield walk
     finally:
         processes.down(settings)

@@ -55,30 +55,31 @@ def test_the_first_champion_was_judged_on_nights_it_had_not_seen_and_approved_by
 
 
 def test_a_night_publishes_a_hundred_cards_by_the_champion_and_a_second_run_commits_nothing(walk):
-    night = walk.night(1)
-    walk.run_night(night)
+    night = walk.live(1)
+    walk.finish(walk.night(night))
     listed = walk.rows(f"select * from gold.card_fraud_alerts where day = date'{night}' order by rank")
     assert [row["rank"] for row in listed] == list(range(1, 101))
     assert len({row["customer_id"] for row in listed}) == 100
     assert {row["model_version"] for row in listed} == {"1"}
     assert all(row["reason_1"] for row in listed[:10])
     before = walk.versions()
-    walk.run_night(night)
+    walk.finish(walk.night(night))
     assert walk.versions() == before
 
 
 def test_two_runs_of_one_night_at_once_publish_it_once(walk):
-    night = walk.night(2)
-    runs = [walk.airflow.trigger("card_fraud_ingest", partition_key=night) for _ in range(2)]
+    night = walk.live(2)
+    runs = [walk.airflow.trigger("card_fraud_ingest", partition_key=night.isoformat()) for _ in range(2)]
     for run_id in runs:
         walk.airflow.wait("card_fraud_ingest", run_id)
     for stem in ("features", "score", "monitor"):
-        walk.airflow.wait_for_night(f"card_fraud_{stem}", night)
+        begun = walk.airflow.wait_for_run(walk.dag(stem), not_among=set(), partition_key=night.isoformat())
+        walk.airflow.wait(walk.dag(stem), begun)
     assert_published_once(walk, night)
 
 
 def test_a_night_whose_lakehouse_is_killed_half_way_is_whole_after_it_ran_again(walk):
-    night = walk.night(3)
+    night = walk.live(3)
     killed = threading.Event()
 
     def kill() -> None:
@@ -89,25 +90,25 @@ def test_a_night_whose_lakehouse_is_killed_half_way_is_whole_after_it_ran_again(
     timer = threading.Timer(4.0, kill)
     timer.start()
     try:
-        walk.run_night(night)
+        walk.finish(walk.night(night))
     except AirflowError:
-        walk.run_night(night)
+        walk.finish(walk.night(night))
     timer.join()
     assert killed.is_set()
     assert_published_once(walk, night)
 
 
 def test_a_truncated_drop_publishes_nothing_and_the_next_night_goes_on(walk):
-    broken, following = walk.night(4), walk.night(5)
+    broken, following = walk.live(4), walk.live(5)
     drop = walk.settings.landing_folder / "transactions" / f"{broken}.csv.gz"
     whole = drop.read_bytes()
     drop.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(AirflowError, match="is no whole gzip file"):
-        walk.airflow.run("card_fraud_ingest", partition_key=broken)
+        walk.airflow.run("card_fraud_ingest", partition_key=broken.isoformat())
     assert drop.stat().st_size == len(whole) // 2
     for table in ("bronze.transactions", "silver.transactions", "gold.card_fraud_features", "gold.card_fraud_alerts"):
         assert walk.rows(f"select count(*) as n from {table} where day = date'{broken}'") == [{"n": 0}], table
-    walk.run_night(following)
+    walk.finish(walk.night(following))
     assert walk.rows(f"select count(*) as n from gold.card_fraud_alerts where day = date'{following}'") == [{"n": 100}]
 
 
@@ -127,8 +128,8 @@ def test_a_matured_week_is_measured_against_the_promise(walk):
 
 
 def test_an_event_without_an_open_request_wakes_train_and_is_let_go(walk):
-    before = {run["dag_run_id"] for run in walk.airflow.runs("card_fraud_train")}
+    before = walk.trainings()
     [asset] = [a for a in walk.airflow.call("GET", "/assets?limit=50")["assets"] if a["name"] == "ops.retrain_requests.card_fraud"]
-    walk.airflow.call("POST", "/assets/events", json={"asset_id": asset["id"], "extra": {}, "partition_key": walk.night(1)})
+    walk.airflow.call("POST", "/assets/events", json={"asset_id": asset["id"], "extra": {}, "partition_key": walk.live(1).isoformat()})
     run_id = walk.airflow.wait_for_run("card_fraud_train", not_among=before)
     assert walk.airflow.settled("card_fraud_train", run_id, "claim") == "skipped"

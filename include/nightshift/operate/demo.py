@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any
 from include.nightshift import nights, usecase
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError, NightshiftError
-from include.nightshift.lakehouse import session as lakehouse
-from include.nightshift.lakehouse import tables
+from include.nightshift.lakehouse import log, records, tables
 from include.nightshift.operate import processes
-from include.nightshift.operate.rest import Airflow
+from include.nightshift.operate.walk import Walk
+from include.nightshift.promote import registry
 from include.nightshift.settings import Settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from include.nightshift.usecase import UseCase
 
 FIRST = date(2026, 1, 1)
 HISTORY_NIGHTS, LIVE_NIGHTS = 88, 8
+TRANSACTIONS = 6_000
+"""A day; enough for stable figures, few enough that the story is told in minutes."""
 CHANGED_NIGHTS = 30
 """So many nights before the history ends the world changes: enough of them mature to train on and, apart from those, to judge on."""
 PREEMPTIONS = 2
@@ -94,10 +94,11 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
         last = FIRST + timedelta(days=HISTORY_NIGHTS - 1)
         changes_on = last - timedelta(days=CHANGED_NIGHTS - 1)
         story = Story(FIRST, last, live, changes_on)
-        from include.usecases.card_fraud import simulator
+        from include.usecases.card_fraud.simulator import simulate
+        from include.usecases.card_fraud.world import World
 
-        world = simulator.World.of_size(10_000, seed=7, change="harmful", change_on=changes_on)
-        made = simulator.simulate(settings.landing_folder, first=FIRST, nights=HISTORY_NIGHTS + live, world=world)
+        world = World.of_size(TRANSACTIONS, seed=7, change="harmful", change_on=changes_on)
+        made = simulate(settings.landing_folder, first=FIRST, nights=HISTORY_NIGHTS + live, world=world)
         tell(f"generated {made.transactions:,} transactions of {HISTORY_NIGHTS + live} days; the world changes on {changes_on}")
     else:
         if not chosen.history:
@@ -121,105 +122,84 @@ def _first_file(settings: Settings, feed: str) -> date:
 def _tell(settings: Settings, story: Story, tell: Teller) -> None:
     use_case = usecase.registered(settings)[0]
     processes.up(settings)
-    airflow = Airflow(settings, settings.approver)
-    dags = {stem: f"{use_case.name}_{stem}" for stem in ("ingest", "features", "score", "monitor", "train", "backfill")}
-    airflow.wait_for_dags(list(dags.values()))
+    walk = Walk(settings, use_case)
     tell("everything answers")
-    session = lakehouse.connect(settings)
 
-    _backfill(airflow, dags["backfill"], story.history_first, story.history_last, "ingest")
-    loaded = lakehouse.rows(session, f"select count(*) as n, count(distinct day) as nights from {tables.features(use_case)}")[0]
-    tell(f"history loaded: {loaded['n']:,} rows of {loaded['nights']} nights have features; no champion yet, so no list")
+    walk.backfill(story.history_first, story.history_last)
+    loaded = log.rows_by_night(settings, tables.features(use_case))
+    tell(f"history loaded: {sum(loaded.values()):,} rows of {len(loaded)} nights have features; no champion yet, so no list")
 
-    _train(airflow, dags["train"], session, tell, as_of=story.trained_as_of, preemptions=0)
+    _approve(walk, walk.train(story.trained_as_of, preemptions=0), tell)
     if story.trained_as_of < story.history_last:
-        _backfill(airflow, dags["backfill"], story.trained_as_of + timedelta(days=1), story.history_last, "scores")
+        walk.backfill(story.trained_as_of + timedelta(days=1), story.history_last, "scores")
         tell(f"nights {story.trained_as_of + timedelta(days=1)}..{story.history_last} scored and watched with it, no request filed")
 
     for night in nights.between(story.history_last + timedelta(days=1), story.history_last + timedelta(days=story.live)):
-        _night(airflow, dags, session, use_case, night, tell)
-    _summary(settings, session, use_case, story, tell)
+        _night(walk, settings, night, tell)
+    _summary(settings, use_case, story, tell)
 
 
-def _backfill(airflow: Airflow, dag_id: str, first: date, last: date, start_at: str) -> None:
-    conf = {"first_night": first.isoformat(), "last_night": last.isoformat(), "start_at": start_at}
-    airflow.run(dag_id, conf=conf)
-
-
-def _train(airflow: Airflow, dag_id: str, session: SparkSession, tell: Teller, *, as_of: date, preemptions: int) -> None:
-    run_id = airflow.trigger(dag_id, conf={"as_of": as_of.isoformat(), "preemptions": preemptions})
-    _approve(airflow, dag_id, run_id, tell)
-
-
-def _approve(airflow: Airflow, dag_id: str, run_id: str, tell: Teller) -> None:
+def _approve(walk: Walk, training: str, tell: Teller) -> None:
     """Follow a training run: what the gate said, and, where it asks, the operator's yes."""
-    airflow.settled(dag_id, run_id, "gate")
-    trained, report = airflow.xcom(dag_id, run_id, "train"), airflow.xcom(dag_id, run_id, "gate", key="report")
+    airflow, dag_id = walk.airflow, walk.dag("train")
+    airflow.settled(dag_id, training, "gate")
+    trained, report = airflow.xcom(dag_id, training, "train"), airflow.xcom(dag_id, training, "gate", key="report")
     if not report:
-        airflow.wait(dag_id, run_id)
+        airflow.wait(dag_id, training)
         tell("training: an earlier run has answered the request already")
         return
     tell(f"trained version {trained['model_version']} in {trained['attempts']} attempts ({trained['preemptions']} machines taken away)")
     for reason in report["reasons"]:
         tell(f"  gate {'passed' if report['passed'] else 'refused'}: {reason}")
-    if report["passed"]:
-        airflow.answer(dag_id, run_id, "approve", "Approve")
-    airflow.wait(dag_id, run_id)
-    promoted = airflow.xcom(dag_id, run_id, "promote")
-    if promoted:
-        tell(f"approved by the operator: version {promoted['model_version']} reigns from night {promoted['from_night']} on")
+    if not report["passed"]:
+        airflow.wait(dag_id, training)
+        return
+    walk.approve(training)
+    promoted = airflow.xcom(dag_id, training, "promote")
+    tell(f"approved by the operator: version {promoted['model_version']} reigns from night {promoted['from_night']} on")
 
 
-def _night(airflow: Airflow, dags: dict[str, str], session: SparkSession, use_case: UseCase, night: date, tell: Teller) -> None:
+def _night(walk: Walk, settings: Settings, night: date, tell: Teller) -> None:
     """One night, from the trigger to the watch; and the training that its verdict may start."""
-    key, started = night.isoformat(), time.monotonic()
-    before = {run["dag_run_id"] for run in airflow.runs(dags["train"])}
-    airflow.run(dags["ingest"], partition_key=key)
-    for stem in ("features", "score"):
-        airflow.wait_for_night(dags[stem], key)
-    listed = time.monotonic() - started
-    watch = airflow.wait_for_night(dags["monitor"], key, task_id="watch")
-    verdict = airflow.xcom(dags["monitor"], watch["dag_run_id"], "watch")
-    seconds = f"list after {listed:.0f} s, watched after {time.monotonic() - started:.0f} s"
-    tell(f"night {night}: {_line(session, use_case, night, verdict)}; {seconds}")
+    before = walk.trainings()
+    ran = walk.night(night)
+    verdict = walk.airflow.xcom(walk.dag("monitor"), ran.runs["monitor"], "watch")
+    seconds = f"list after {ran.listed:.0f} s, watched after {ran.watched:.0f} s"
+    tell(f"night {night}: {_line(settings, walk.use_case, night, verdict)}; {seconds}")
     if verdict["request_id"]:
         tell(f"  the watch asks for a new model: {'; '.join(verdict['reasons'])}")
-        asked = airflow.wait_for_run(dags["train"], not_among=before)
-        _approve(airflow, dags["train"], asked, tell)
+        _approve(walk, walk.airflow.wait_for_run(walk.dag("train"), not_among=before), tell)
 
 
-def _line(session: SparkSession, use_case: UseCase, night: date, verdict: dict[str, Any]) -> str:
-    ledger = {row["stage"]: row for row in lakehouse.rows(session, f"select * from {tables.NIGHTS} where day = :night", night=night)}
+def _line(settings: Settings, use_case: UseCase, night: date, verdict: dict[str, Any]) -> str:
+    ledger = {row["stage"]: row for row in records.read(settings, tables.NIGHTS, day=night, use_case=use_case.name)}
     silver = ledger[f"silver.{use_case.events.name}"]
-    listed = lakehouse.rows(
-        session, f"select count(*) as n, max(model_version) as model from {tables.alerts(use_case)} where day = :night", night=night
-    )[0]
-    measured = {
-        (row["cohort"], row["metric"]): row["value"]
-        for row in lakehouse.rows(session, f"select * from {tables.PERFORMANCE} where judged_on = :night", night=night)
+    listed = log.rows_by_night(settings, tables.alerts(use_case), {"day": [night]}).get(night, 0)
+    model = registry.champions(settings, use_case, [night]).get(night)
+    matured = night - timedelta(days=use_case.label_delay_days)
+    week = {
+        row["metric"]: row["value"]
+        for row in records.read(settings, tables.PERFORMANCE, day=matured, use_case=use_case.name, cohort="week")
     }
-    matured = "nothing matured"
-    if ("week", "average_precision") in measured:
-        figures = [measured["week", metric] for metric in ("average_precision", "card_precision")]
-        matured = "matured week: AP {} card precision {}".format(*("–" if value is None else f"{value:.3f}" for value in figures))
+    told = "nothing matured"
+    if week:
+        figures = [week["average_precision"], week["card_precision"]]
+        told = "matured week: AP {} card precision {}".format(*("–" if value is None else f"{value:.3f}" for value in figures))
     drifted = ", ".join(verdict["drifted"]) or "none"
-    published = f"{listed['n']} listed by version {listed['model']}"
-    return f"{silver['rows_in']:,} landed, {silver['rejected']} quarantined, {published}; {matured}; drift: {drifted}"
+    published = f"{listed} listed by version {model}" if model else "nobody reigns, no list"
+    return f"{silver['rows_in']:,} landed, {silver['rejected']} quarantined, {published}; {told}; drift: {drifted}"
 
 
-def _summary(settings: Settings, session: SparkSession, use_case: UseCase, story: Story, tell: Teller) -> None:
-    weeks = lakehouse.rows(
-        session,
-        f"select metric, day, value from {tables.PERFORMANCE} where cohort = 'week' and metric in ('average_precision', 'card_precision') "
-        f"and day > :last and datediff(day, :last) % 7 = 0 order by metric, day",
-        last=story.history_last,
-    )
+def _summary(settings: Settings, use_case: UseCase, story: Story, tell: Teller) -> None:
     tell("summary")
+    # Whole weeks that do not overlap: the last night of each.
+    ends = [story.history_last + timedelta(days=days) for days in range(7, story.live + 1, 7)]
+    weeks = records.read(settings, tables.PERFORMANCE, day=ends, use_case=use_case.name, cohort="week") if ends else []
     for metric in ("average_precision", "card_precision"):
         values = [week["value"] for week in weeks if week["metric"] == metric and week["value"] is not None]
         if values:
             tell(f"  {metric} of {len(values)} whole live weeks that have matured: mean {sum(values) / len(values):.4f}")
-    for reign in lakehouse.rows(session, f"select * from {tables.CHAMPION_HISTORY} order by from_night"):
+    for reign in sorted(records.read(settings, tables.CHAMPION_HISTORY, use_case=use_case.name), key=lambda reign: reign["from_night"]):
         tell(f"  version {reign['model_version']} reigns {reign['from_night']}..{reign['until_night'] or ''}, approved by {reign['by']}")
     passwords = json.loads(settings.passwords_file.read_text())
     tell(f"  Airflow  {settings.airflow_url}  user {settings.approver}, password {passwords[settings.approver]}")

@@ -102,29 +102,14 @@ class Airflow:
         self.wait(dag_id, run_id)
         return run_id
 
-    def wait_for_night(self, dag_id: str, partition_key: str, *, task_id: str | None = None, seconds: float = 900) -> dict[str, Any]:
-        """Wait for the run that an asset event starts for a night, to its end, or only until one of its tasks is done.
-
-        Raises:
-            AirflowError: none began or it did not end in time, or it failed.
-        """
-        for _ in ticks(seconds):
-            if found := self.runs(dag_id, partition_key):
-                run_id = found[0]["dag_run_id"]
-                if task_id is None:
-                    return self.wait(dag_id, run_id, seconds=seconds)
-                self.settled(dag_id, run_id, task_id, seconds=seconds)
-                return found[0]
-        raise AirflowError(f"no run of {dag_id} for night {partition_key} began within {seconds:g} s")
-
-    def wait_for_run(self, dag_id: str, *, not_among: set[str], seconds: float = 120) -> str:
-        """Wait for a run that is not among those known; returns its id.
+    def wait_for_run(self, dag_id: str, *, not_among: set[str], partition_key: str | None = None, seconds: float = 120) -> str:
+        """Wait for a run, of the night if a key is given, that is not among those known; returns its id.
 
         Raises:
             AirflowError: none began in time.
         """
         for _ in ticks(seconds):
-            new = [run["dag_run_id"] for run in self.runs(dag_id) if run["dag_run_id"] not in not_among]
+            new = [run["dag_run_id"] for run in self.runs(dag_id, partition_key) if run["dag_run_id"] not in not_among]
             if new:
                 return str(new[0])
         raise AirflowError(f"no new run of {dag_id} began within {seconds:g} s")

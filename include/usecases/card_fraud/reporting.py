@@ -1,6 +1,6 @@
 """Who says what was fraud, and when: the second half of the simulated world, apart from what happened in it.
 
-`simulator.py` knows the truth of every transaction; a `Reporting` decides which of it the bank hears on a night, and so
+`world.py` knows the truth of every transaction; a `Reporting` decides which of it the bank hears on a night, and so
 what `landing/fraud_labels` holds. It is asked night by night, never for the future, because a report may depend on what
 investigators were given to look at.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from include.usecases.card_fraud.simulator import Day
+    from include.usecases.card_fraud.world import Day
 
 Listed = Callable[[date], Collection[int]]
 """The customers on the list that was made of a night; empty for a night without a list."""
