@@ -82,7 +82,14 @@ def dbt(settings: Settings, arguments: list[str]) -> Any:
     (settings.home / "dbt").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.home / "dbt", prefix="run-") as folder:
         where = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", folder]
-        quiet = ["--log-path", str(Path(folder) / "logs"), "--no-partial-parse", "--no-populate-cache", "--no-use-colors"]
+        quiet = [
+            "--no-write-json",
+            "--log-path",
+            str(Path(folder) / "logs"),
+            "--no-partial-parse",
+            "--no-populate-cache",
+            "--no-use-colors",
+        ]
         result = dbtRunner().invoke([*arguments, *where, *quiet])
     if not result.success:
         nodes = [

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import UseCase
 
 FIRST = date(2026, 1, 1)
-HISTORY_NIGHTS, LIVE_NIGHTS = 88, 8
+HISTORY_NIGHTS, LIVE_NIGHTS = 84, 8
 TRANSACTIONS = 6_000
 """A day; enough for stable figures, few enough that the story is told in minutes."""
 CHANGED_NIGHTS = 30

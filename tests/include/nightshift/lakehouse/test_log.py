@@ -1,0 +1,70 @@
+"""What a table's log says: nights, rows and versions, of now and of then."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+
+import pytest
+from deltalake import write_deltalake
+
+from include.nightshift.errors import LakehouseError
+from include.nightshift.lakehouse import log, records
+from include.nightshift.lakehouse.tables import NIGHTS
+from include.nightshift.settings import Settings
+
+FIRST, SECOND = date(2020, 3, 1), date(2020, 3, 2)
+Enter = Callable[[date, str, int], None]
+
+
+@pytest.fixture
+def enter(records_home: Settings) -> Enter:
+    def entries(night: date, stage: str, rows: int) -> None:
+        held = [{"day": night, "stage": stage, "rows_in": number} for number in range(rows)]
+        records.replace(records_home, NIGHTS, held, {"day": [night], "stage": [stage]})
+
+    return entries
+
+
+def test_rows_are_counted_by_night_and_by_slice(records_home: Settings, enter: Enter) -> None:
+    enter(SECOND, "features", 3)
+    enter(FIRST, "features", 2)
+    enter(FIRST, "scores", 5)
+    assert list(log.rows_by_night(records_home, NIGHTS).items()) == [(FIRST, 7), (SECOND, 3)]
+    assert log.rows_by_night(records_home, NIGHTS, {"day": [FIRST], "stage": ["features"]}) == {FIRST: 2}
+    assert log.rows_by_night(records_home, NIGHTS, {"day": [SECOND], "stage": ["scores"]}) == {}
+
+
+def test_the_extent_is_first_and_last_night_with_rows_also_of_an_old_version(records_home: Settings, enter: Enter) -> None:
+    assert log.extent(records_home, NIGHTS) is None
+    enter(FIRST, "features", 1)
+    before = log.version(records_home, NIGHTS)
+    enter(SECOND, "features", 1)
+    assert log.extent(records_home, NIGHTS) == (FIRST, SECOND)
+    assert log.extent(records_home, NIGHTS, before) == (FIRST, FIRST)
+    enter(SECOND, "features", 0)
+    assert log.extent(records_home, NIGHTS) == (FIRST, FIRST)
+
+
+def test_a_mark_that_no_commit_bears_is_an_error(records_home: Settings, enter: Enter) -> None:
+    enter(FIRST, "features", 1)
+    with pytest.raises(LakehouseError, match=r"ops\.nights: the commit just made \(mine\) is not among the newest"):
+        log.committed(records_home, NIGHTS, "mine")
+
+
+def test_a_version_that_is_not_there_is_said(records_home: Settings) -> None:
+    with pytest.raises(LakehouseError, match=r"ops\.nights version 99 cannot be read"):
+        log.rows_by_night(records_home, NIGHTS, version=99)
+
+
+def test_a_file_without_a_row_count_is_not_taken_for_empty(records_home: Settings) -> None:
+    path = log.location(records_home, NIGHTS)
+    write_deltalake(path, NIGHTS.arrow([{"day": FIRST, "stage": "features"}]), mode="append")
+    [entry] = sorted((records_home.home / "lakehouse/ops/nights/_delta_log").glob("*1.json"))
+    lines = entry.read_text().splitlines()
+
+    stripped = [json.loads(line) for line in lines]
+    for action in stripped:
+        action.get("add", {}).pop("stats", None)
+    entry.write_text("\n".join(map(json.dumps, stripped)) + "\n")
+    with pytest.raises(LakehouseError, match="no row count"):
+        log.rows_by_night(records_home, NIGHTS)
