@@ -132,12 +132,5 @@ def retried(attempt: Callable[[], Result], table: str) -> Result:
 def is_conflict(error: BaseException) -> bool:
     """Whether Delta (Spark's or delta-rs) refused a commit because another one came first."""
     text = str(error)
-    marks = (
-        "DELTA_CONCURRENT",
-        "ConcurrentAppend",
-        "ConcurrentDelete",
-        "ConcurrentWrite",
-        "DELTA_METADATA_CHANGED",
-        "concurrent transaction",
-    )
-    return any(mark in text for mark in marks)
+    sparks = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
+    return any(mark in text for mark in (*sparks, "Failed to commit transaction"))

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import nights, usecase
 from include.nightshift import settings as settings_module
-from include.nightshift.errors import ConfigurationError, NightshiftError
+from include.nightshift.errors import ConfigurationError, LakehouseError, NightshiftError
 from include.nightshift.lakehouse import log, records, tables
+from include.nightshift.monitor import requests
 from include.nightshift.operate import processes
 from include.nightshift.operate.walk import Walk
 from include.nightshift.promote import registry
@@ -88,6 +90,7 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
     live = LIVE_NIGHTS if chosen.nights is None else chosen.nights
     if live < 1:
         raise ConfigurationError(f"NIGHTS={live}: run at least one live night")
+    _refuse_a_used_home(settings)
     if chosen.landing is None:
         if chosen.history:
             raise ConfigurationError("HISTORY names nights of your own files: give LANDING too")
@@ -112,6 +115,17 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
     return settings, story
 
 
+def _refuse_a_used_home(settings: Settings) -> None:
+    """A story begins at its beginning: with nights, lists and champions of another one in the home it would be neither."""
+    events = tables.silver(usecase.registered(settings)[0].events)
+    with suppress(LakehouseError):
+        if held := log.extent(settings, events):
+            raise ConfigurationError(
+                f"{settings.home} holds nights {held[0]}..{held[1]} already, and the demo begins with an empty home: `make clean` deletes "
+                "this one, NIGHTSHIFT_HOME=<folder> names another, `make up` goes on with what is there"
+            )
+
+
 def _first_file(settings: Settings, feed: str) -> date:
     names = sorted(path.name.removesuffix(".csv.gz") for path in (settings.landing_folder / feed).glob("*.csv.gz"))
     if not names:
@@ -132,7 +146,8 @@ def _tell(settings: Settings, story: Story, tell: Teller) -> None:
     _approve(walk, walk.train(story.trained_as_of, preemptions=0), tell)
     if story.trained_as_of < story.history_last:
         walk.backfill(story.trained_as_of + timedelta(days=1), story.history_last, "scores")
-        tell(f"nights {story.trained_as_of + timedelta(days=1)}..{story.history_last} scored and watched with it, no request filed")
+        filed = len(requests.of(settings, use_case)) or "no"
+        tell(f"nights {story.trained_as_of + timedelta(days=1)}..{story.history_last} scored and watched with it, {filed} request filed")
 
     for night in nights.between(story.history_last + timedelta(days=1), story.history_last + timedelta(days=story.live)):
         _night(walk, settings, night, tell)

@@ -1,0 +1,45 @@
+"""The demo's door: what it refuses before anything is started or written, and what to do then."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from deltalake import write_deltalake
+
+from include.nightshift.lakehouse import log, tables
+from include.nightshift.operate import demo
+from include.nightshift.settings import Settings
+from include.nightshift.usecase import UseCase
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path))
+    monkeypatch.setattr(demo.processes, "up", lambda settings: pytest.fail("the demo went on"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["--nights", "0"], "NIGHTS=0: run at least one live night"),
+        (["--history", "2026-01-01..2026-02-01"], "HISTORY names nights of your own files: give LANDING too"),
+        (["--landing", "."], "LANDING needs HISTORY=FIRST..LAST"),
+        (["--landing", ".", "--history", "2026-02-01..2026-01-01"], "HISTORY"),
+        (["--landing", ".", "--history", "2026-01-01..2026-02-01"], r"holds no <night>.csv.gz: give LANDING the folder above your feeds"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_in_one_sentence(arguments: list[str], advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(arguments) == 1
+    told = capsys.readouterr().err
+    assert advice in told
+    assert told.count("\n") == 1
+
+
+def test_a_home_with_nights_in_it_is_left_alone(home: Path, use_case: UseCase, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tables.silver(use_case.events)
+    path = log.location(Settings(home=home), table)
+    write_deltalake(path, tables.NIGHTS.arrow([{"day": date(2026, 1, 5)}]), partition_by=["day"])
+    assert demo.main([]) == 1
+    assert "holds nights 2026-01-05..2026-01-05 already" in capsys.readouterr().err
+    assert not (home / "landing").exists()
