@@ -94,5 +94,5 @@ def committed(settings: Settings, table: Table, mark: str) -> Commit:
     """
     for entry in opened(settings, table).history(COMMITS_SEARCHED):
         if entry.get("userMetadata") == mark:
-            return Commit(entry["version"], int(entry["operationMetrics"]["numOutputRows"]))
+            return Commit(entry["version"], int(entry["operationMetrics"].get("numOutputRows", 0)))
     raise LakehouseError(f"{table}: the commit just made ({mark}) is not among the newest {COMMITS_SEARCHED}; run the task again")

@@ -59,7 +59,7 @@ def _lives(session: SparkSession) -> bool:
     from pyspark.errors.exceptions.connect import SparkConnectException
 
     try:
-        return not session.is_stopped and bool(session.version)
+        return not session.is_stopped and bool(session.conf.get("spark.sql.session.timeZone"))
     except SparkConnectException:
         return False
 

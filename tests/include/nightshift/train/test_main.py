@@ -151,7 +151,7 @@ def test_other_data_is_refused(make_run: Callable[..., Path], caplog: pytest.Log
     column = table.schema.get_field_index("tx_amount")
     pq.write_table(table.set_column(column, "tx_amount", pa.array(table.column(column).to_numpy() + 1)), path)
     assert train(folder) == 1
-    assert caplog.records[-1].message.startswith("CheckpointError: checkpoint 2 in ")
+    assert caplog.records[-1].getMessage().startswith("CheckpointError: checkpoint 2 in ")
     assert "other data: resuming would mix two models" in caplog.text
     assert complete(folder / "checkpoints") == [1, 2]
 
@@ -176,7 +176,7 @@ def test_a_second_trainer_is_refused(make_run: Callable[..., Path], caplog: pyte
     folder = make_run()
     with sole_writer(folder / "checkpoints"):
         assert train(folder) == 1
-    assert "CheckpointError" in caplog.records[-1].message
+    assert "CheckpointError" in caplog.records[-1].getMessage()
     assert train(folder) == 0
 
 
@@ -202,7 +202,7 @@ def test_under_a_notice_too_short_the_chunk_is_given_up_and_nothing_half_is_save
 def test_a_loss_that_is_no_number_fails_with_that_reason(make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     folder = make_run(recipe=Recipe(name="wild", rounds=8, rounds_per_checkpoint=4, learning_rate=float("nan")))
     assert train(folder) == 1
-    assert caplog.records[-1].message.startswith("TrainingFailedError: the training loss is nan after round 1")
+    assert caplog.records[-1].getMessage().startswith("TrainingFailedError: the training loss is nan after round 1")
     assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)
     assert complete(folder / "checkpoints") == []
 
@@ -219,5 +219,5 @@ def test_rows_of_one_class_are_refused(make_run: Callable[..., Path], caplog: py
 
 def test_a_folder_that_is_no_run_fails_with_advice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert train(tmp_path / "nowhere") == 1
-    assert "ConfigurationError" in caplog.records[-1].message
+    assert "ConfigurationError" in caplog.records[-1].getMessage()
     assert not (tmp_path / "nowhere").exists()
