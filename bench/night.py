@@ -17,14 +17,15 @@ from statistics import median
 
 from include.nightshift.operate import processes
 from include.nightshift.operate.rest import Airflow
-from include.nightshift.operate.walk import Walk
+from include.nightshift.operate.walk import NIGHTLY, Walk
 from include.nightshift.settings import Ports, Settings
 from include.usecases.card_fraud.simulator import simulate
 from include.usecases.card_fraud.usecase import USE_CASE
 from include.usecases.card_fraud.world import World
 
 FIRST, HISTORY, TARGET = date(2026, 1, 1), 45, 60.0
-STAGES = ("ingest", "features", "score")
+STAGES = NIGHTLY[:3]
+"""Up to the list; the watch comes after it."""
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from include.nightshift.errors import ConfigurationError, ContractError
+from include.nightshift.nights import between
 from include.usecases.card_fraud.reporting import AllAfter, Listed, Verdicts
 from include.usecases.card_fraud.simulator import main, simulate
 from include.usecases.card_fraud.usecase import USE_CASE
@@ -21,17 +22,6 @@ from include.usecases.card_fraud.world import Change, Day, Kind, Simulator, Worl
 FIRST = date(2026, 1, 1)
 CHANGE = date(2026, 3, 1)
 SMALL = World.of_size(400)
-
-
-def days_from(first: date, number: int) -> Iterator[date]:
-    return (first + timedelta(days=offset) for offset in range(number))
-
-
-def lived(world: World, first: date, number: int) -> Day:
-    """Several days as one."""
-    simulator = Simulator(world)
-    days = [simulator.day(day) for day in days_from(first, number)]
-    return Day(*(np.concatenate([getattr(day, name) for day in days]) for name in vars(days[0])))
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -94,7 +84,7 @@ def test_columns_are_those_the_use_case_reads(landing: Path) -> None:
 
 def test_transactions_stand_in_order_on_their_day_with_two_decimals(landing: Path) -> None:
     seen: list[int] = []
-    for night in days_from(FIRST, 12):
+    for night in between(FIRST, FIRST + timedelta(days=11)):
         rows = read(landing / "transactions" / f"{night}.csv.gz")
         times = [datetime.strptime(row["tx_datetime"], "%Y-%m-%d %H:%M:%S") for row in rows]
         assert {time.date() for time in times} == {night}
@@ -107,7 +97,7 @@ def test_transactions_stand_in_order_on_their_day_with_two_decimals(landing: Pat
 def test_every_verdict_comes_seven_days_later_to_the_second_and_is_true(landing: Path) -> None:
     simulator = Simulator(SMALL)
     assert sorted(file.name for file in (landing / "fraud_labels").iterdir())[0] == "2026-01-08.csv.gz"
-    for night in days_from(FIRST + timedelta(days=7), 5):
+    for night in between(FIRST + timedelta(days=7), FIRST + timedelta(days=11)):
         judged = night - timedelta(days=7)
         paid = read(landing / "transactions" / f"{judged}.csv.gz")
         heard = read(landing / "fraud_labels" / f"{night}.csv.gz")
@@ -121,7 +111,8 @@ def test_the_summary_counts_what_lies_in_landing(landing: Path, tmp_path: Path) 
     assert summary.files == len(bytes_under(tmp_path)) == 9 + 2
     assert summary.transactions == sum(len(read(file)) for file in (tmp_path / "transactions").iterdir())
     assert summary.verdicts == sum(len(read(file)) for file in (tmp_path / "fraud_labels").iterdir())
-    assert summary.frauds == int((lived(SMALL, FIRST, 9).fraud > 0).sum())
+    simulator = Simulator(SMALL)
+    assert summary.frauds == sum(int((simulator.day(day).fraud > 0).sum()) for day in between(FIRST, FIRST + timedelta(days=8)))
     assert (summary.first, summary.last) == (FIRST, date(2026, 1, 9))
 
 
@@ -150,7 +141,7 @@ class ListedCardsNextDay:
 def test_a_reporting_may_depend_on_what_was_listed(tmp_path: Path) -> None:
     simulate(tmp_path, first=FIRST, nights=3, world=SMALL, reporting=ListedCardsNextDay(), listed=lambda night: [1, 2, 3])
     assert sorted(file.name for file in (tmp_path / "fraud_labels").iterdir()) == ["2026-01-02.csv.gz", "2026-01-03.csv.gz"]
-    for night in days_from(FIRST + timedelta(days=1), 2):
+    for night in between(FIRST + timedelta(days=1), FIRST + timedelta(days=2)):
         heard = [row["transaction_id"] for row in read(tmp_path / "fraud_labels" / f"{night}.csv.gz")]
         paid = read(tmp_path / "transactions" / f"{night - timedelta(days=1)}.csv.gz")
         assert heard == [row["transaction_id"] for row in paid if row["customer_id"] in {"1", "2", "3"}]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from include.nightshift.errors import ConfigurationError
+from include.nightshift.nights import between
 from include.usecases.card_fraud.reporting import AllAfter
 from include.usecases.card_fraud.world import Day, Frauds, Kind, Simulator, World
 
@@ -19,7 +20,7 @@ SMALL = World.of_size(400)
 
 
 def days_from(first: date, number: int) -> Iterator[date]:
-    return (first + timedelta(days=offset) for offset in range(number))
+    return between(first, first + timedelta(days=number - 1))
 
 
 def lived(world: World, first: date, number: int) -> Day:
