@@ -24,7 +24,7 @@ class ContractError(NightshiftError):
 
 
 class LakehouseError(NightshiftError):
-    """The lakehouse server does not answer."""
+    """The lakehouse server does not answer, or a table's log cannot be read."""
 
 
 class WriteConflictError(NightshiftError):

@@ -35,11 +35,9 @@ def replace(settings: Settings, table: Table, records: Iterable[Mapping[str, Any
     Raises:
         WriteConflictError: others won every attempt.
     """
-
-    def keep(held: list[Record]) -> list[Record]:
-        return list(map(dict, records))
-
-    return _write(settings, table, slice_, keep)
+    # Made a list here: a retry needs the records again, and an iterator gives them once.
+    wanted = list(map(dict, records))
+    return _write(settings, table, slice_, lambda held: wanted)
 
 
 def amend(settings: Settings, table: Table, change: Callable[[list[Record]], list[Record]]) -> Written:

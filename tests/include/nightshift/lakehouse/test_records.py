@@ -37,6 +37,12 @@ def test_changed_records_replace_their_slice_and_no_other(records_home: Settings
         assert {(row["day"], row["stage"]) for row in records.read(records_home, NIGHTS)} >= {(NEXT, "features"), (NIGHT, "scores")}
 
 
+def test_records_that_can_be_read_once_survive_a_second_attempt(records_home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "retried", lambda attempt, table: (attempt(), attempt())[1])
+    assert records.replace(records_home, NIGHTS, (held for held in [entry()]), SLICE).rows == 1
+    assert len(records.read(records_home, NIGHTS)) == 1
+
+
 @pytest.mark.parametrize("text", ["it's", 'a "b"', "back\\slash\\'", "' or '1'='1", "é\n; --"])
 def test_a_slice_may_name_any_text(records_home: Settings, text: str) -> None:
     for name in (text, "other"):
