@@ -77,8 +77,15 @@ def down(settings: Settings) -> None:
         return
     if supervisor := supervision.connect(settings):
         supervision.shut_down(supervisor, patience=25)
-    # What left its process group on purpose, and everything where the supervisor was killed.
-    supervision.sweep(supervision.marked(settings), patience=10)
+    # What left its process group on purpose, and everything where the supervisor was killed; again, for what one of them started meanwhile.
+    for _ in range(5):
+        supervision.sweep(supervision.marked(settings), patience=10)
+        if not (left := supervision.marked(settings)):
+            break
+    else:
+        raise ConfigurationError(
+            f"processes of {settings.home} do not end: {[process.pid for process in left]}; end them, then `make down`"
+        )
     supervision.socket_path(settings.home).unlink(missing_ok=True)
     print(f"down after {time.monotonic() - started:.1f} s")
 

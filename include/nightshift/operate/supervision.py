@@ -34,6 +34,10 @@ MARK = "NIGHTSHIFT_SUPERVISED"
 PROGRAM = "NIGHTSHIFT_PROGRAM"
 """And which program of that home it is."""
 
+_BETWEEN_PROGRAMS = (0.0, 0.01, 0.05)
+"""Seconds to wait before each look at processes that show no environment: one that is just being replaced by `exec` has none for a moment.
+What never has one (a thread of the kernel) is not ours."""
+
 _LONGEST_SOCKET = 95
 """Unix sockets take 107 bytes, and supervisor first binds to the path with its process id appended."""
 
@@ -167,15 +171,23 @@ def socket_path(home: Path) -> Path:
 def marked(settings: Settings, program: str | None = None) -> list[psutil.Process]:
     """All processes that carry this home's mark, without the one that asks and its ancestors; of one program, if named."""
     asking = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    unread = [process for process in psutil.process_iter() if process.pid not in asking]
     found = []
-    for process in psutil.process_iter():
-        try:
-            environ = process.environ() if process.pid not in asking else {}
-        except (psutil.Error, OSError):
-            # Somebody else's process, or gone meanwhile: not ours.
-            continue
-        if environ.get(MARK) == str(settings.home) and program in (None, environ.get(PROGRAM)):
-            found.append(process)
+    for pause in _BETWEEN_PROGRAMS:
+        time.sleep(pause)
+        asked, unread = unread, []
+        for process in asked:
+            try:
+                environ = process.environ()
+            except (psutil.Error, OSError):
+                # Somebody else's process, or gone meanwhile: not ours.
+                continue
+            if not environ:
+                unread.append(process)
+            elif environ.get(MARK) == str(settings.home) and program in (None, environ.get(PROGRAM)):
+                found.append(process)
+        if not unread:
+            break
     return found
 
 

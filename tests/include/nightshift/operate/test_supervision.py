@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from include.nightshift.operate import supervision
@@ -69,3 +70,22 @@ def test_marked_processes_of_this_home_are_found_and_swept_and_no_others(tmp_pat
         for process in (ours, other):
             process.kill()
             process.wait()
+
+
+@pytest.mark.processes
+def test_a_process_that_is_just_becoming_another_program_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path)
+    process = subprocess.Popen(["sleep", "60"], env=os.environ | {supervision.MARK: str(tmp_path)}, start_new_session=True)
+    read, asked = psutil.Process.environ, []
+
+    def without_one_at_first(self: psutil.Process) -> dict[str, str]:
+        # What /proc shows of one in a hundred processes that are looked at as soon as they were started.
+        asked.append(self.pid)
+        return {} if self.pid == process.pid and asked.count(self.pid) == 1 else read(self)
+
+    monkeypatch.setattr(psutil.Process, "environ", without_one_at_first)
+    try:
+        assert [found.pid for found in supervision.marked(settings)] == [process.pid]
+    finally:
+        process.kill()
+        process.wait()
