@@ -15,6 +15,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
+from include.nightshift.ingest import landing
 from include.nightshift.operate import processes
 from include.nightshift.operate.rest import Airflow
 from include.nightshift.operate.walk import NIGHTLY, Walk
@@ -35,8 +36,7 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="bench-"))
     world = World.of_size(10_000, seed=7)
     simulate(home / "landing", first=FIRST, nights=HISTORY + nights + 1, world=world)
-    spans = {"transactions": (FIRST, None), "fraud_labels": (FIRST + timedelta(days=7), None)}
-    settings = Settings(home=home, clock=False, ports=Ports.free(), feed_spans=spans)
+    settings = Settings(home=home, clock=False, ports=Ports.free(), feed_spans=landing.spans(home / "landing", USE_CASE.feeds))
     os.environ.update(processes.environment(settings))
     try:
         processes.up(settings)

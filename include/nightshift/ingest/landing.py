@@ -10,10 +10,12 @@ import gzip
 import hashlib
 import io
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from include.nightshift import nights
 from include.nightshift.errors import LandingError
 from include.nightshift.usecase import Feed
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+
+SUFFIX = ".csv.gz"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def read(landing: Path, feed: Feed, night: date) -> Drop | None:
     Raises:
         LandingError: the file is missing, unreadable, truncated, empty, or has other columns than the feed.
     """
-    source = f"{feed.name}/{night.isoformat()}.csv.gz"
+    source = f"{feed.name}/{night.isoformat()}{SUFFIX}"
     path = landing / source
     if not path.exists() and not feed.drops_on(night):
         return None
@@ -68,6 +72,22 @@ def read(landing: Path, feed: Feed, night: date) -> Drop | None:
         ) from error
     table, malformed = _parse(content, feed, night, source)
     return Drop(feed.name, night, source, hashlib.sha256(compressed).hexdigest(), table, malformed)
+
+
+def spans(landing: Path, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
+    """From which night on each feed owes a drop, when what stands in a landing folder is all there ever was: as settings say it.
+
+    Raises:
+        NightError: a file is named after no night.
+        LandingError: a feed has no file at all.
+    """
+    found: dict[str, tuple[date, None]] = {}
+    for feed in feeds:
+        names = sorted(path.name.removesuffix(SUFFIX) for path in (landing / feed.name).glob(f"*{SUFFIX}"))
+        if not names:
+            raise LandingError(f"{landing / feed.name} holds no <night>{SUFFIX}: name the folder above your feeds")
+        found[feed.name] = nights.parse(names[0], what=f"the first file of {feed.name}"), None
+    return found
 
 
 def _bytes(path: Path, feed: Feed, night: date) -> bytes:

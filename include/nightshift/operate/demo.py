@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from include.nightshift import nights, usecase
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError, LakehouseError, NightshiftError
+from include.nightshift.ingest import landing
 from include.nightshift.lakehouse import log, records, tables
 from include.nightshift.monitor import requests
 from include.nightshift.operate import processes
@@ -109,7 +110,7 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
         first, last = nights.parse_range(chosen.history, what="HISTORY")
         settings = dataclasses.replace(settings, landing=chosen.landing.expanduser().resolve())
         story = Story(first, last, live, None)
-    spans = {feed.name: (_first_file(settings, feed.name), None) for feed in usecase.registered(settings)[0].feeds}
+    spans = landing.spans(settings.landing_folder, usecase.registered(settings)[0].feeds)
     settings = dataclasses.replace(settings, feed_spans=spans, local_preemptions=PREEMPTIONS)
     os.environ.update(processes.environment(settings))
     return settings, story
@@ -124,13 +125,6 @@ def _refuse_a_used_home(settings: Settings) -> None:
                 f"{settings.home} holds nights {held[0]}..{held[1]} already, and the demo begins with an empty home: `make clean` deletes "
                 "this one, NIGHTSHIFT_HOME=<folder> names another, `make up` goes on with what is there"
             )
-
-
-def _first_file(settings: Settings, feed: str) -> date:
-    names = sorted(path.name.removesuffix(".csv.gz") for path in (settings.landing_folder / feed).glob("*.csv.gz"))
-    if not names:
-        raise ConfigurationError(f"{settings.landing_folder / feed} holds no <night>.csv.gz: give LANDING the folder above your feeds")
-    return nights.parse(names[0], what=f"the first file of {feed}")
 
 
 def _tell(settings: Settings, story: Story, tell: Teller) -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from include.nightshift.errors import LandingError
+from include.nightshift.errors import LandingError, NightError
 from include.nightshift.ingest import landing
 from include.nightshift.ingest.landing import Drop
-from include.usecases.card_fraud.usecase import TRANSACTIONS
+from include.usecases.card_fraud.usecase import FRAUD_LABELS, TRANSACTIONS
 
 NIGHT = date(2026, 11, 20)
 HEADER = b"transaction_id,tx_datetime,customer_id,terminal_id,tx_amount"
@@ -157,6 +157,19 @@ def test_a_missing_file_is_an_error_within_the_feeds_span_and_an_empty_night_out
         landing.read(tmp_path, TRANSACTIONS, NIGHT)
     assert landing.read(tmp_path, replace(TRANSACTIONS, first_drop=date(2026, 11, 21)), NIGHT) is None
     assert landing.read(tmp_path, replace(TRANSACTIONS, last_drop=date(2026, 11, 19)), NIGHT) is None
+
+
+def test_feeds_owe_drops_from_the_first_file_that_stands_there(tmp_path: Path) -> None:
+    folder = tmp_path / "transactions"
+    folder.mkdir()
+    for name in ("2026-05-02.csv.gz", "2026-05-01.csv.gz", "2026-04-01.parquet"):
+        (folder / name).touch()
+    assert landing.spans(tmp_path, [TRANSACTIONS]) == {"transactions": (date(2026, 5, 1), None)}
+    with pytest.raises(LandingError, match=r"fraud_labels holds no <night>\.csv\.gz: name the folder above your feeds"):
+        landing.spans(tmp_path, [TRANSACTIONS, FRAUD_LABELS])
+    (folder / "2026-02-30.csv.gz").touch()
+    with pytest.raises(NightError, match="the first file of transactions '2026-02-30' is no night"):
+        landing.spans(tmp_path, [TRANSACTIONS])
 
 
 def test_a_folder_in_the_files_place_is_refused_with_its_name(tmp_path: Path) -> None:
