@@ -90,6 +90,8 @@ class Feature:
 
     name: str
     comment: str
+    calendar: bool = False
+    """A function of the date alone: it moves with every week, so no drift is measured of it."""
 
     def __post_init__(self) -> None:
         _check_name("feature", self.name)

@@ -23,22 +23,26 @@ if TYPE_CHECKING:
 def measure_drift(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> list[drift.ColumnDrift]:
     """Hold features and scores of the nights against their champion's held-out rows; writes `ops.drift_metrics`.
 
-    Nights that nobody scored have no reference and no rows. Returns the last night's verdicts.
+    Nights that nobody scored have no reference and no rows. What the calendar alone sets is left out: a Sunday differs from
+    the week it is held against, and nothing is wrong. Returns the last night's verdicts.
     """
+    calendar = {feature.name for feature in use_case.features if feature.calendar}
+    measured = [name for name in (*use_case.feature_names, "score") if name not in calendar]
     table = session.sql(
         f"select f.*, s.score, s.model_version from {tables.features(use_case)} f "
         f"join {tables.scores(use_case)} s on s.{use_case.events.key} = f.{use_case.events.key} and s.day = f.day "
         f"where s.role = 'champion' and f.{where({'day': nights})}"
     ).toArrow()
     days = table.column("day").to_numpy(zero_copy_only=False).astype("datetime64[D]")
-    columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in (*use_case.feature_names, "score", "model_version")}
+    columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in (*measured, "model_version")}
     judged: list[drift.ColumnDrift] = []
     figures: list[records.Record] = []
     for night in sorted(set(days.tolist())):
         tonight = {name: values[days == night] for name, values in columns.items()}
         version = str(tonight.pop("model_version")[0])
         reference = json.loads((registry.local_copy(settings, use_case, version) / "reference.json").read_text())
-        judged = drift.judge(reference, tonight, use_case.drift.psi_threshold)
+        known = {name: column for name, column in reference.items() if name not in calendar}
+        judged = drift.judge(known, tonight, use_case.drift.psi_threshold)
         figures += [
             {
                 "day": night,

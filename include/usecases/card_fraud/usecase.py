@@ -50,7 +50,7 @@ FRAUD_LABELS = Feed(
 
 FEATURES = (
     Feature("tx_amount", "Amount of the transaction."),
-    Feature("is_weekend", "1 on Saturday and Sunday (UTC), else 0."),
+    Feature("is_weekend", "1 on Saturday and Sunday (UTC), else 0.", calendar=True),
     Feature("is_night", "1 from 00:00 to 06:59 UTC, else 0."),
     *(Feature(f"customer_count_{days}d", f"Transactions of the customer in the last {days} days, this one included.") for days in WINDOWS),
     *(Feature(f"customer_mean_{days}d", f"Mean amount of those of the last {days} days.") for days in WINDOWS),
