@@ -23,10 +23,10 @@ def of(settings: Settings, use_case: UseCase) -> list[Record]:
     return sorted(records.read(settings, TABLE, use_case=use_case.name), key=lambda request: (request["night"], request["requested_at"]))
 
 
-def file(settings: Settings, use_case: UseCase, night: date, cause: str, evidence: Mapping[str, Any]) -> str:
-    """File a request; a second one of the same night and cause is the same request. Returns its id."""
+def file(settings: Settings, use_case: UseCase, night: date, cause: str, evidence: Mapping[str, Any]) -> Record:
+    """File a request; a second one of the same night and cause is the same request. Returns it as it stands, answered perhaps."""
     request_id = hashlib.sha256(f"{use_case.name} {night} {cause}".encode()).hexdigest()[:16]
-    new = {
+    new: Record = {
         "request_id": request_id,
         "use_case": use_case.name,
         "night": night,
@@ -35,8 +35,15 @@ def file(settings: Settings, use_case: UseCase, night: date, cause: str, evidenc
         "state": "open",
         "requested_at": datetime.now(UTC),
     }
-    records.amend(settings, TABLE, lambda held: held if any(old["request_id"] == request_id for old in held) else [*held, new])
-    return request_id
+    filed = new
+
+    def add(held: list[Record]) -> list[Record]:
+        nonlocal filed
+        filed = next((old for old in held if old["request_id"] == request_id), new)
+        return [*held, new] if filed is new else held
+
+    records.amend(settings, TABLE, add)
+    return filed
 
 
 def claim(settings: Settings, use_case: UseCase, as_of: date) -> list[str]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class WatchOperator(NightOperator):
     """Measures what has matured and what has drifted, and judges whether that asks for a new model.
 
-    With an outlet (an alias), a request is filed and its asset told; without one (`backfill`) the verdict is only logged: a past
-    that is loaded today is no reason to train tonight.
+    With an outlet (an alias), a request is filed and, while it waits, its asset told; without one (`backfill`) the verdict is only
+    logged: a past that is loaded today is no reason to train tonight.
     """
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
@@ -36,10 +36,13 @@ class WatchOperator(NightOperator):
         self.log.info("asks for a new model: %s; %s", verdict.asked, "; ".join(verdict.reasons))
         request_id = None
         if verdict.asked and self.outlets:
-            request_id = requests.file(settings, use_case, nights[-1], verdict.cause, verdict.evidence)
-            filed = {"request_id": request_id, "night": nights[-1].isoformat()}
-            for outlet in self.outlets:
-                context["outlet_events"][outlet].add(assets.retrain_requests(use_case), extra=filed)
+            request = requests.file(settings, use_case, nights[-1], verdict.cause, verdict.evidence)
+            # A night that runs again after its request was answered wakes nobody.
+            if request["state"] == "open":
+                request_id = request["request_id"]
+                for outlet in self.outlets:
+                    filed = {"request_id": request_id, "night": nights[-1].isoformat()}
+                    context["outlet_events"][outlet].add(assets.retrain_requests(use_case), extra=filed)
         seconds = (time.monotonic() - started) / len(nights)
         labels = {m.judged_on: m.labels for m in matured if m.cohort == "night"}
         entries = [ledger.Entry(night, "monitor", labels.get(night, 0), labels.get(night, 0), 0, seconds) for night in nights]
