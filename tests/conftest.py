@@ -15,14 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from include.nightshift.errors import LakehouseError
 from include.nightshift.lakehouse import jars, log, tables
 from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.operate import supervision
 from include.nightshift.operate.environment import environment
 from include.nightshift.settings import ROOT, Ports, Settings
 from include.nightshift.usecase import Feed, UseCase
@@ -118,6 +122,77 @@ def land(installation: Settings) -> Land:
         return path
 
     return drop
+
+
+@dataclass(frozen=True)
+class Running:
+    """A whole installation that is up."""
+
+    settings: Settings
+    said: str
+    """What `up` printed when it was new."""
+
+    def run(self, verb: str, **other: Any) -> subprocess.CompletedProcess[str]:
+        """`processes <verb>` as a person runs it, with other settings if need be."""
+        line = [sys.executable, "-m", "include.nightshift.operate.processes", verb]
+        told = environment(replace(self.settings, **other))
+        return subprocess.run(line, cwd=ROOT, env=told, capture_output=True, text=True, check=False, timeout=400)
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        """`down`, after this process's own session, if any, was closed: left open it asks a dead server for minutes when Python ends."""
+        with suppress(LakehouseError):
+            lakehouse.connect(self.settings, wait_seconds=0).stop()
+        return self.run("down")
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    """The one installation of the run: first it is killed and restarted in every way, then the walk goes through it, then it ends.
+
+    A minute to start, 3.5 GB. Its feeds begin in January 2026, the verdicts seven days after the transactions.
+    """
+    home = Path(tempfile.mkdtemp(prefix="ns-"))
+    began = date(2026, 1, 1)
+    spans = {"transactions": (began, None), "fraud_labels": (began + timedelta(days=7), None)}
+    running = Running(Settings(home=home, ports=Ports.free(), clock=False, feed_spans=spans, local_preemptions=2), "")
+    done = running.run("up")
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield replace(running, said=done.stdout)
+    finally:
+        running.down()
+        left = supervision.marked(running.settings)
+        supervision.sweep(left, patience=1)
+        if "NIGHTSHIFT_KEEP_WALK" not in os.environ:
+            shutil.rmtree(home, ignore_errors=True)
+        assert left == []
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of an empty database in a PostgreSQL of this run's own; skips where the machine has none."""
+    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True), Path(shutil.which("initdb") or "/nowhere")]
+    programs = next((path.resolve().parent for path in found if path.exists()), None)
+    if programs is None:
+        pytest.skip("no PostgreSQL on this machine: `apt-get install postgresql`, or put its initdb on the path")
+    # PostgreSQL refuses to run as root; Debian's package makes a user for it.
+    user = "postgres" if os.getuid() == 0 else None
+    folder, port = Path(tempfile.mkdtemp(prefix="pg-")), Ports.free().airflow
+    if user:
+        shutil.chown(folder, user)
+
+    def run(*line: str) -> None:
+        subprocess.run(line, user=user, cwd=folder, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60)
+
+    run(str(programs / "initdb"), "--auth=trust", "--username=airflow", "--no-sync", f"{folder}/data")
+    control = (str(programs / "pg_ctl"), "-D", f"{folder}/data", "-w")
+    run(*control, "-l", f"{folder}/log", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}", "start")
+    try:
+        run(str(programs / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "airflow", "airflow")
+        yield f"postgresql://airflow@127.0.0.1:{port}/airflow"
+    finally:
+        run(*control, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listens(port: int) -> bool:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
-import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -23,7 +21,7 @@ from typing import Any
 
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError, NightshiftError
-from include.nightshift.operate import health, preflight, supervision
+from include.nightshift.operate import database, health, preflight, supervision
 from include.nightshift.operate.environment import environment, prepare_home
 from include.nightshift.settings import ROOT, Settings
 
@@ -46,22 +44,23 @@ class Step:
 
 
 def up(settings: Settings) -> None:
-    """Start what does not run and wait until everything answers, telling the seconds of each.
+    """Start what does not run, make the tables that are missing, and wait until everything answers, telling the seconds of each.
+
+    What runs already goes on as it is; a line says which settings it was started with other values of.
 
     Raises:
-        ConfigurationError: a port is taken, or a process did not come; carries its last log lines.
+        ConfigurationError: a port is taken, Airflow's database does not answer, or a process did not come; carries its last log lines.
     """
     with _only_one(settings):
         supervisor = supervision.connect(settings)
         if supervisor is None:
             _clear_the_way(settings)
-        ours = supervision.programs(settings)
-        if supervisor is not None and _answering(settings, supervisor) == set(ours):
-            print(f"already up: {settings.airflow_url}, home {settings.home}")
-            return
+        elif other := supervision.started_with_other(settings, supervisor):
+            print(f"up already, with other values of {', '.join(other)}: `make down`, then `make up` goes by these")
         passwords = prepare_home(settings)
-        _boot(settings, supervisor or supervision.start(settings))
-    for name, program in ours.items():
+        migrated = database.is_current(settings)
+        _boot(settings, supervisor or supervision.start(settings), migrated=migrated)
+    for name, program in supervision.programs(settings).items():
         if address := program.address(settings):
             print(f"{name.removesuffix('-api-server'):12} {address}")
     for user, password in passwords.items():
@@ -122,10 +121,10 @@ def clean(settings: Settings) -> None:
     print(f"deleted {home}")
 
 
-def _boot(settings: Settings, supervisor: Any) -> None:
+def _boot(settings: Settings, supervisor: Any, *, migrated: bool) -> None:
     """Begin each step when those before it are done, until all are; one line for each that is."""
     started = time.monotonic()
-    waiting = {step.name: step for step in _steps(settings, supervisor)}
+    waiting = {step.name: step for step in _steps(settings, supervisor, migrated=migrated)}
     begun: dict[str, Step] = {}
     while waiting or begun:
         for step in [step for step in waiting.values() if not any(name in waiting or name in begun for name in step.after)]:
@@ -154,33 +153,18 @@ def _is_done(settings: Settings, step: Step, answering: set[str], known: dict[st
     return step.name in answering
 
 
-def _steps(settings: Settings, supervisor: Any) -> Iterator[Step]:
+def _steps(settings: Settings, supervisor: Any, *, migrated: bool) -> Iterator[Step]:
     ours = supervision.programs(settings)
-    database = _migration(settings)
-    if database:
-        yield database
+    migration = () if migrated else ("airflow-database",)
+    for name in migration:
+        yield _command(settings, name, [sys.executable, "-m", "include.nightshift.operate.database"])
     # Making the tables is the longest chain, so the lakehouse comes up with the cores almost to itself; the rest boots meanwhile.
     lakehouse = ("lakehouse",) if "lakehouse" in ours else ()
     yield _command(settings, "lakehouse-tables", [sys.executable, "-m", "include.nightshift.lakehouse.tables"], after=lakehouse)
     for name in ours:
         first = () if name in lakehouse else lakehouse
-        after = (*first, database.name) if database and name.startswith("airflow-") else first
+        after = (*first, *migration) if name.startswith("airflow-") else first
         yield Step(name, partial(supervision.start_program, supervisor, name), after)
-
-
-def _migration(settings: Settings) -> Step | None:
-    """Bring Airflow's database to this Airflow's schema; None when a stamp says that it is there already."""
-    env = environment(settings)
-    connection = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-    state = f"{importlib.metadata.version('apache-airflow')} {hashlib.sha256(connection.encode()).hexdigest()}"
-    stamp = settings.home / "airflow" / "migrated"
-    file = Path(connection.removeprefix("sqlite:///"))
-    if stamp.exists() and stamp.read_text() == state and (not connection.startswith("sqlite:///") or file.exists()):
-        return None
-    # The stamp is written by the command's own success, so that a killed `up` does not leave a lie.
-    stamp.unlink(missing_ok=True)
-    line = ["sh", "-c", '"$0" -m airflow db migrate && printf %s "$1" > "$2"', sys.executable, state, str(stamp)]
-    return _command(settings, "airflow-database", line)
 
 
 def _command(settings: Settings, name: str, line: list[str], after: tuple[str, ...] = ()) -> Step:

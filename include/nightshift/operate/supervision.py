@@ -134,6 +134,13 @@ def connect(settings: Settings) -> Any | None:
     return proxy.supervisor
 
 
+def started_with_other(settings: Settings, supervisor: Any) -> list[str]:
+    """The settings, ours and Airflow's, that the running supervisor was started with other values of: names only, for some are secret."""
+    running, wanted = psutil.Process(supervisor.getPID()).environ(), supervised_environment(settings)
+    names = sorted(name for name in running.keys() | wanted.keys() if name.startswith(("NIGHTSHIFT_", "AIRFLOW__")))
+    return [name for name in names if running.get(name) != wanted.get(name)]
+
+
 def states(supervisor: Any) -> dict[str, dict[str, Any]]:
     """What the supervisor knows of each program: `statename`, `pid`, `start` and `now` (epoch seconds), `spawnerr`."""
     return {info["name"]: info for info in supervisor.getAllProcessInfo()}
