@@ -1,35 +1,40 @@
-"""One whole installation for all walks: a small world of its own, loaded, trained, approved, with the real scheduler."""
+"""A world that changes for the worse, in the running installation, with the real scheduler."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import date, timedelta
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.nightshift import usecase
 from include.nightshift.lakehouse import log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate import processes
 from include.nightshift.operate.walk import Walk
-from include.nightshift.settings import Ports, Settings
+from include.nightshift.settings import Settings
 from include.nightshift.usecase import UseCase
 from include.usecases.card_fraud.simulator import simulate
+from include.usecases.card_fraud.usecase import USE_CASE
 from include.usecases.card_fraud.world import World
 
-FIRST = date(2026, 1, 1)
-HISTORY = 60
-LIVE = 8
-AS_OF = FIRST + timedelta(days=HISTORY - 1)
+if TYPE_CHECKING:
+    from tests.conftest import Running
 
 
 class Walked(Walk):
-    """A walk, and the ways to look at what it left."""
+    """A walk, its days, and the ways to look at what it left."""
+
+    first = date(2026, 1, 1)
+    last = date(2026, 3, 9)
+    """Of the history."""
+    changes_on = date(2026, 2, 10)
+    """The world: four weeks before the history ends, so that changed nights have matured to train on and, apart from them, to judge on."""
+    as_of = changes_on - timedelta(days=1)
+    """What the first champion knows ends here."""
+    lives = 6
+    """Nights that landed after the history."""
 
     def __init__(self, settings: Settings, use_case: UseCase) -> None:
         super().__init__(settings, use_case)
@@ -37,7 +42,7 @@ class Walked(Walk):
 
     def live(self, number: int) -> date:
         """The number-th night after the history, from 1."""
-        return AS_OF + timedelta(days=number)
+        return self.last + timedelta(days=number)
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         return lakehouse.rows(lakehouse.connect(self.settings), query, **parameters)
@@ -48,30 +53,20 @@ class Walked(Walk):
 
 
 @pytest.fixture(scope="session")
-def walk() -> Iterator[Walked]:
-    """History loaded, the first model trained through two preemptions, judged, approved over REST and promoted."""
-    home = Path(tempfile.mkdtemp(prefix="walk-"))
-    landing = home / "landing"
-    world = World.of_size(2_000, seed=7)
-    simulate(landing, first=FIRST, nights=HISTORY + LIVE, world=world)
-    settings = Settings(
-        home=home,
-        clock=False,
-        ports=Ports.free(),
-        feed_spans={"transactions": (FIRST, None), "fraud_labels": (FIRST + timedelta(days=7), None)},
-        local_preemptions=2,
-    )
+def walk(running: Running) -> Iterator[Walked]:
+    """History loaded, the first model trained, judged, approved over REST and promoted, and the nights since scored with it."""
+    settings = running.settings
+    nights = (Walked.last - Walked.first).days + 1 + Walked.lives
+    world = World.of_size(4_000, seed=7, change="harmful", change_on=Walked.changes_on)
+    simulate(settings.landing_folder, first=Walked.first, nights=nights, world=world)
     before = dict(os.environ)
     os.environ.update(processes.environment(settings))
     try:
-        processes.up(settings)
-        walk = Walked(settings, usecase.load("card_fraud", settings))
-        walk.backfill(FIRST, AS_OF)
-        walk.approve(walk.train(AS_OF))
+        walk = Walked(settings, USE_CASE)
+        walk.backfill(walk.first, walk.last)
+        walk.approve(walk.train(walk.as_of, preemptions=0))
+        walk.backfill(walk.changes_on, walk.last, "scores")
         yield walk
     finally:
-        processes.down(settings)
         os.environ.clear()
         os.environ.update(before)
-        if "NIGHTSHIFT_KEEP_WALK" not in before:
-            shutil.rmtree(home, ignore_errors=True)

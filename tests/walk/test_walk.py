@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import signal
 import threading
+from datetime import timedelta
 
 import pytest
 
+from include.nightshift import nights
 from include.nightshift.operate import supervision
 from include.nightshift.operate.rest import AirflowError
 
@@ -26,49 +29,95 @@ def assert_published_once(walk, night):
     assert walk.rows(f"select count(*) as n from gold.card_fraud_alerts where day = date'{night}'") == [{"n": 100}]
 
 
-def test_history_without_a_champion_has_features_and_no_list(walk):
-    built = walk.rows("select count(distinct day) as nights, count(*) as n from gold.card_fraud_features where day <= date'2026-03-01'")
-    landed = walk.rows("select count(*) as n from silver.transactions where day <= date'2026-03-01'")
-    assert built[0]["nights"] == 60
-    assert built[0]["n"] == landed[0]["n"] > 60 * 1000
-    assert walk.rows("select count(*) as n from gold.card_fraud_alerts where day <= date'2026-03-01'") == [{"n": 0}]
-
-
-def test_training_loses_two_machines_and_uses_one_try(walk):
-    attempts = walk.rows("select outcome, lost_seconds from ops.training_attempts order by attempt")
-    assert [attempt["outcome"] for attempt in attempts] == ["preempted", "preempted", "finished"]
-    run = walk.airflow.runs("card_fraud_train")[0]
-    assert walk.airflow.tasks("card_fraud_train", run["dag_run_id"])["train"]["try_number"] == 1
+def test_the_history_has_features_and_no_list_before_somebody_reigned(walk):
+    built = walk.rows(f"select count(distinct day) as nights, count(*) as n from gold.card_fraud_features where day <= date'{walk.last}'")
+    landed = walk.rows(f"select count(*) as n from silver.transactions where day <= date'{walk.last}'")
+    assert built[0]["nights"] == 68
+    assert built[0]["n"] == landed[0]["n"] > 68 * 3000
+    assert walk.rows(f"select count(*) as n from gold.card_fraud_alerts where day <= date'{walk.as_of}'") == [{"n": 0}]
 
 
 def test_the_first_champion_was_judged_on_nights_it_had_not_seen_and_approved_by_the_operator(walk):
     report = walk.rows("select * from ops.gate_reports")[0]
     assert report["passed"] is True
     assert report["champion_version"] is None
-    assert str(report["holdout_first"]) == "2026-02-16"
-    assert str(report["holdout_last"]) == "2026-02-22"
+    assert str(report["holdout_first"]) == "2026-01-27"
+    assert str(report["holdout_last"]) == "2026-02-02"
     assert walk.rows("select answer, by, report_digest from ops.approvals") == [
         {"answer": "Approve", "by": "operator", "report_digest": report["report_digest"]}
     ]
     reign = walk.rows("select * from ops.champion_history")
-    assert [(str(r["from_night"]), r["until_night"], r["report_digest"]) for r in reign] == [("2026-03-02", None, report["report_digest"])]
+    assert [(r["from_night"], r["until_night"], r["report_digest"]) for r in reign] == [(walk.changes_on, None, report["report_digest"])]
 
 
-def test_a_night_publishes_a_hundred_cards_by_the_champion_and_a_second_run_commits_nothing(walk):
-    night = walk.live(1)
+def test_backfilled_nights_are_listed_and_watched_and_ask_for_nothing(walk):
+    listed = walk.rows(f"select day, count(*) as n from gold.card_fraud_alerts where day <= date'{walk.last}' group by day order by day")
+    assert [(row["day"], row["n"]) for row in listed] == [(night, 100) for night in nights.between(walk.changes_on, walk.last)]
+    weeks = walk.rows("select day, value from ops.performance where cohort = 'week' and metric = 'average_precision' order by day")
+    assert [week["day"] for week in weeks] == list(nights.between(walk.changes_on + timedelta(days=6), walk.last - timedelta(days=7)))
+    promised = json.loads(walk.rows("select figures from ops.gate_reports")[0]["figures"])["candidate_average_precision"]
+    assert max(week["value"] for week in weeks) < promised / 2, "the world that it was trained on is gone"
+    assert walk.rows("select count(*) as n from ops.retrain_requests") == [{"n": 0}]
+    assert len(walk.trainings()) == 1
+
+
+def test_the_evidence_of_a_night_starts_a_training_whose_model_is_judged_approved_and_lists_the_next_night(walk):
+    night, before = walk.live(1), walk.trainings()
+    ran = walk.night(night)
+    [request] = walk.rows("select * from ops.retrain_requests")
+    assert (request["night"], request["cause"]) == (night, "performance")
+
+    training = walk.airflow.wait_for_run("card_fraud_train", not_among=before)
+    walk.approve(training)
+    walk.finish(ran)
+    report = walk.rows("select * from ops.gate_reports order by judged_at desc")[0]
+    attempts = walk.rows("select outcome from ops.training_attempts where run_id = :run order by attempt", run=report["run_id"])
+    assert [attempt["outcome"] for attempt in attempts] == ["preempted", "preempted", "finished"]
+    assert walk.airflow.tasks("card_fraud_train", training)["train"]["try_number"] == 1, "a machine lost is no try used"
+    assert (report["passed"], report["champion_version"], report["model_version"]) == (True, "1", "2")
+    assert (report["holdout_first"], report["holdout_last"]) == (night - timedelta(days=13), night - timedelta(days=7))
+    assert walk.rows("select state from ops.retrain_requests") == [{"state": "done"}]
+    reigns = walk.rows("select model_version, from_night, until_night from ops.champion_history order by from_night")
+    assert reigns == [
+        {"model_version": "1", "from_night": walk.changes_on, "until_night": night},
+        {"model_version": "2", "from_night": walk.live(2), "until_night": None},
+    ]
+
+
+def test_a_night_publishes_a_hundred_cards_by_its_champion(walk):
+    night = walk.live(2)
     walk.finish(walk.night(night))
     listed = walk.rows(f"select * from gold.card_fraud_alerts where day = date'{night}' order by rank")
     assert [row["rank"] for row in listed] == list(range(1, 101))
     assert len({row["customer_id"] for row in listed}) == 100
-    assert {row["model_version"] for row in listed} == {"1"}
+    assert {row["model_version"] for row in listed} == {"2"}
     assert all(row["reason_1"] for row in listed[:10])
-    before = walk.versions()
+    assert_published_once(walk, night)
+
+
+def test_a_night_replayed_after_a_promotion_keeps_its_champion_commits_nothing_and_asks_for_nothing_anew(walk):
+    night, before, trainings = walk.live(1), walk.versions(), walk.trainings()
     walk.finish(walk.night(night))
     assert walk.versions() == before
+    assert walk.rows(f"select distinct model_version as v from gold.card_fraud_scores where day = date'{night}'") == [{"v": "1"}]
+    assert walk.trainings() == trainings
+
+
+def test_a_truncated_drop_publishes_nothing_and_stays_where_it_was(walk):
+    # The night after it is the next test's: it goes on.
+    night = walk.live(3)
+    drop = walk.settings.landing_folder / "transactions" / f"{night}.csv.gz"
+    whole = drop.read_bytes()
+    drop.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AirflowError, match="is no whole gzip file"):
+        walk.airflow.run("card_fraud_ingest", partition_key=night.isoformat())
+    assert drop.stat().st_size == len(whole) // 2
+    for table in ("bronze.transactions", "silver.transactions", "gold.card_fraud_features", "gold.card_fraud_alerts"):
+        assert walk.rows(f"select count(*) as n from {table} where day = date'{night}'") == [{"n": 0}], table
 
 
 def test_two_runs_of_one_night_at_once_publish_it_once(walk):
-    night = walk.live(2)
+    night = walk.live(4)
     runs = [walk.airflow.trigger("card_fraud_ingest", partition_key=night.isoformat()) for _ in range(2)]
     for run_id in runs:
         walk.airflow.wait("card_fraud_ingest", run_id)
@@ -79,7 +128,7 @@ def test_two_runs_of_one_night_at_once_publish_it_once(walk):
 
 
 def test_a_night_whose_lakehouse_is_killed_half_way_is_whole_after_it_ran_again(walk):
-    night = walk.live(3)
+    night = walk.live(5)
     killed = threading.Event()
 
     def kill() -> None:
@@ -98,20 +147,6 @@ def test_a_night_whose_lakehouse_is_killed_half_way_is_whole_after_it_ran_again(
     assert_published_once(walk, night)
 
 
-def test_a_truncated_drop_publishes_nothing_and_the_next_night_goes_on(walk):
-    broken, following = walk.live(4), walk.live(5)
-    drop = walk.settings.landing_folder / "transactions" / f"{broken}.csv.gz"
-    whole = drop.read_bytes()
-    drop.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AirflowError, match="is no whole gzip file"):
-        walk.airflow.run("card_fraud_ingest", partition_key=broken.isoformat())
-    assert drop.stat().st_size == len(whole) // 2
-    for table in ("bronze.transactions", "silver.transactions", "gold.card_fraud_features", "gold.card_fraud_alerts"):
-        assert walk.rows(f"select count(*) as n from {table} where day = date'{broken}'") == [{"n": 0}], table
-    walk.finish(walk.night(following))
-    assert walk.rows(f"select count(*) as n from gold.card_fraud_alerts where day = date'{following}'") == [{"n": 100}]
-
-
 def test_a_partition_key_that_is_no_night_fails_with_advice(walk):
     before = walk.versions()
     run_id = walk.airflow.trigger("card_fraud_features", partition_key="x' or 1=1")
@@ -120,11 +155,11 @@ def test_a_partition_key_that_is_no_night_fails_with_advice(walk):
     assert walk.versions() == before
 
 
-def test_a_matured_week_is_measured_against_the_promise(walk):
-    # The scored nights are too few for a week to mature: what is measured says so by standing empty, not by a figure.
-    assert walk.rows("select count(*) as n from ops.performance where cohort = 'week'") == [{"n": 0}]
-    drift = walk.rows("select distinct verdict from ops.drift_metrics where column_name = 'tx_amount'")
-    assert drift == [{"verdict": "stable"}]
+def test_drift_is_measured_of_all_that_is_not_the_calendars(walk):
+    judged = walk.rows("select column_name, collect_set(verdict) as verdicts from ops.drift_metrics group by column_name")
+    verdicts = {row["column_name"]: row["verdicts"] for row in judged}
+    assert verdicts.keys() == {*walk.use_case.feature_names, "score"} - {"is_weekend"}
+    assert verdicts["tx_amount"] == ["stable"]
 
 
 def test_an_event_without_an_open_request_wakes_train_and_is_let_go(walk):

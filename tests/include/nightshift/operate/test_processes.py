@@ -1,71 +1,46 @@
-"""All processes of one home, started once for this module: about a minute, and 3.5 GB."""
+"""All processes of one home: what they show, what they refuse, and that they come back. How they end is the end of the walk."""
+
+from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from include.nightshift.errors import ConfigurationError
-from include.nightshift.operate import processes, supervision
+from include.nightshift.lakehouse import log, tables
+from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.operate import supervision
 from include.nightshift.operate.environment import environment
-from include.nightshift.settings import ROOT, Ports, Settings
+from include.nightshift.settings import ROOT, Ports
+
+if TYPE_CHECKING:
+    from tests.conftest import Running
 
 pytestmark = pytest.mark.processes
 
 
-def _ports() -> Ports:
-    holders = [socket.socket() for _ in Ports.__dataclass_fields__]
-    for holder in holders:
-        holder.bind(("127.0.0.1", 0))
-    ports = Ports(**dict(zip(Ports.__dataclass_fields__, (holder.getsockname()[1] for holder in holders), strict=True)))
-    for holder in holders:
-        holder.close()
-    return ports
-
-
-def _run(settings: Settings, verb: str) -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-m", "include.nightshift.operate.processes", verb]
-    return subprocess.run(line, cwd=ROOT, env=environment(settings), capture_output=True, text=True, check=False, timeout=400)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, str]]:
-    """A running installation, and what its `up` printed."""
-    settings = Settings(home=tmp_path_factory.mktemp("home"), ports=_ports(), clock=False, lakehouse_memory="1g")
-    done = _run(settings, "up")
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield settings, done.stdout
-    finally:
-        _run(settings, "down")
-        left = supervision.marked(settings)
-        supervision.sweep(left, patience=1)
-        assert left == []
-
-
-def _pid(settings: Settings, name: str) -> int:
-    pid: int = supervision.states(supervision.connect(settings))[name]["pid"]
+def _pid(running: Running, name: str) -> int:
+    pid: int = supervision.states(supervision.connect(running.settings))[name]["pid"]
     return pid
 
 
-def _all_answer(settings: Settings, seconds: float = 120) -> None:
+def _all_answer(running: Running, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while _run(settings, "status").returncode != 0:
-        assert time.monotonic() < deadline, _run(settings, "status").stdout
+    while running.run("status").returncode != 0:
+        assert time.monotonic() < deadline, running.run("status").stdout
         time.sleep(0.5)
 
 
-def test_up_tells_the_seconds_of_every_process_its_address_and_once_the_passwords(home: tuple[Settings, str]) -> None:
-    settings, said = home
+def test_up_tells_the_seconds_of_every_process_its_address_and_once_the_passwords(running: Running) -> None:
+    settings, said = running.settings, running.said
     for name in supervision.PROGRAMS:
         assert f" s  {name}\n" in said
     assert settings.airflow_url in said
@@ -74,8 +49,8 @@ def test_up_tells_the_seconds_of_every_process_its_address_and_once_the_password
         assert f"{user}  password {password}" in said
 
 
-def test_the_generated_password_opens_airflow(home: tuple[Settings, str]) -> None:
-    settings, _ = home
+def test_the_generated_password_opens_airflow(running: Running) -> None:
+    settings = running.settings
     password = json.loads(settings.passwords_file.read_text())[settings.approver]
     body = json.dumps({"username": settings.approver, "password": password}).encode()
     request = urllib.request.Request(f"{settings.airflow_url}/auth/token", body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
@@ -83,17 +58,27 @@ def test_the_generated_password_opens_airflow(home: tuple[Settings, str]) -> Non
         assert json.load(response)["access_token"]
 
 
-def test_up_twice_is_harmless(home: tuple[Settings, str]) -> None:
-    settings, _ = home
-    before = {name: _pid(settings, name) for name in supervision.PROGRAMS}
-    done = _run(settings, "up")
+def test_up_twice_is_harmless(running: Running) -> None:
+    before = {name: _pid(running, name) for name in supervision.PROGRAMS}
+    done = running.run("up")
     assert done.returncode == 0
-    assert done.stdout.startswith("already up")
-    assert {name: _pid(settings, name) for name in supervision.PROGRAMS} == before
+    assert "up already" not in done.stdout
+    assert "airflow-database" not in done.stdout, "the schema was there already"
+    assert {name: _pid(running, name) for name in supervision.PROGRAMS} == before
 
 
-def test_everything_listens_on_loopback_only(home: tuple[Settings, str]) -> None:
-    settings, _ = home
+def test_up_with_other_settings_says_which_are_not_in_force_and_makes_what_tables_are_missing(running: Running) -> None:
+    settings = running.settings
+    missing = tables.GATE_REPORTS
+    lakehouse.connect(settings).sql(f"drop table {missing}")
+    done = running.run("up", local_preemptions=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("up already, with other values of NIGHTSHIFT_LOCAL_PREEMPTIONS: `make down`, then")
+    assert log.version(settings, missing) == 0
+
+
+def test_everything_listens_on_loopback_only(running: Running) -> None:
+    settings = running.settings
     listening = set()
     for process in supervision.marked(settings):
         listening |= {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN and c.laddr}
@@ -101,27 +86,26 @@ def test_everything_listens_on_loopback_only(home: tuple[Settings, str]) -> None
     assert {address.ip for address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
-def test_another_home_is_another_installation(home: tuple[Settings, str], tmp_path: Path) -> None:
-    settings, _ = home
-    other = Settings(home=tmp_path / "other", ports=_ports())
-    assert _run(other, "status").returncode == 1
-    assert "nothing runs" in _run(other, "down").stdout
-    assert _run(settings, "status").returncode == 0
+def test_another_home_is_another_installation(running: Running, tmp_path: Path) -> None:
+    other = {"home": tmp_path / "other", "ports": Ports.free()}
+    assert running.run("status", **other).returncode == 1
+    assert "nothing runs" in running.run("down", **other).stdout
+    assert running.run("status").returncode == 0
 
 
-def test_a_second_home_on_the_same_ports_is_told_which_setting_to_change(home: tuple[Settings, str], tmp_path: Path) -> None:
-    settings, _ = home
-    done = _run(Settings(home=tmp_path / "second", ports=settings.ports), "up")
+def test_a_second_home_on_the_same_ports_is_told_which_setting_to_change(running: Running, tmp_path: Path) -> None:
+    settings = running.settings
+    done = running.run("up", home=tmp_path / "second")
     assert done.returncode == 1
     assert f"port {settings.ports.airflow} of airflow" in done.stderr
     assert "NIGHTSHIFT_PORT_AIRFLOW" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_lakehouse_answers_questions_and_refuses_in_one_line(home: tuple[Settings, str]) -> None:
-    settings, _ = home
+def test_the_lakehouse_answers_questions_and_refuses_in_one_line(running: Running) -> None:
+    settings = running.settings
 
-    def ask(question: str) -> "subprocess.CompletedProcess[str]":
+    def ask(question: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "include.nightshift.operate.sql", question, "--rows", "2"]
         return subprocess.run(line, cwd=ROOT, env=environment(settings), capture_output=True, text=True, check=False)
 
@@ -132,55 +116,28 @@ def test_the_lakehouse_answers_questions_and_refuses_in_one_line(home: tuple[Set
     assert "nowhere" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["lakehouse", "mlflow", "airflow-scheduler"])
-def test_a_killed_process_comes_back(home: tuple[Settings, str], name: str) -> None:
-    settings, _ = home
-    killed = _pid(settings, name)
-    family = {process.pid for process in supervision.marked(settings, name)}
-    os.kill(killed, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    # What the killed one left behind (MLflow's server is a child that holds the port) must go as well.
-    while _pid(settings, name) in (0, killed) or [p for p in supervision.marked(settings, name) if p.pid in family]:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    _all_answer(settings)
+def test_killed_processes_come_back_and_nothing_that_they_left_stays(running: Running) -> None:
+    killed = {name: _pid(running, name) for name in supervision.PROGRAMS}
+    families = {name: {process.pid for process in supervision.marked(running.settings, name)} for name in killed}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    for name, pid in killed.items():
+        # What the killed one left behind (MLflow's server is a child that holds the port) must go as well.
+        while _pid(running, name) in (0, pid) or [p for p in supervision.marked(running.settings, name) if p.pid in families[name]]:
+            assert time.monotonic() < deadline, name
+            time.sleep(0.2)
+    _all_answer(running)
 
 
-def test_after_the_supervisor_itself_was_killed_up_starts_afresh(home: tuple[Settings, str]) -> None:
-    settings, _ = home
+def test_after_the_supervisor_itself_was_killed_up_starts_afresh(running: Running) -> None:
+    settings = running.settings
     supervisor = int((settings.home / "supervisord.pid").read_text())
     orphans = {process.pid for process in supervision.marked(settings)} - {supervisor}
     os.kill(supervisor, signal.SIGKILL)
-    assert _run(settings, "status").returncode == 1
-    done = _run(settings, "up")
+    assert running.run("status").returncode == 1
+    done = running.run("up")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "airflow-database" not in done.stdout, "the schema was there already"
     assert not orphans & {process.pid for process in supervision.marked(settings)}
-    _all_answer(settings)
-
-
-def test_down_leaves_nothing_not_even_what_left_its_session(home: tuple[Settings, str]) -> None:
-    settings, _ = home
-    # As a training program does that is to outlive its task: a session of its own, started from within this home.
-    runaway = subprocess.Popen(["sleep", "300"], env=supervision.supervised_environment(settings), start_new_session=True)
-    try:
-        running = supervision.marked(settings)
-        assert runaway.pid in {process.pid for process in running}
-        done = _run(settings, "down")
-        assert done.returncode == 0
-        assert runaway.wait(5) == -signal.SIGTERM
-        assert not [process for process in running if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-        assert "nothing runs" in _run(settings, "down").stdout
-    finally:
-        runaway.kill()
-
-
-def test_clean_deletes_a_home_and_nothing_else(home: tuple[Settings, str], tmp_path: Path) -> None:
-    settings, _ = home
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    with pytest.raises(ConfigurationError, match="was not made by `make up`"):
-        processes.clean(Settings(home=precious, ports=_ports()))
-    assert precious.exists()
-    processes.clean(settings)
-    assert not settings.home.exists()
+    _all_answer(running)
