@@ -16,7 +16,7 @@ demo: setup ## the whole loop on simulated nights, from nothing; options LANDING
 	@$(VENV)/python -m include.nightshift.operate.demo $(if $(LANDING),--landing "$(LANDING)") $(if $(HISTORY),--history "$(HISTORY)") $(if $(NIGHTS),--nights "$(NIGHTS)")
 
 test: setup ## every test, the real processes included; ARGS=... goes to pytest
-	@$(VENV)/python -m pytest $(ARGS)
+	@$(VENV)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 check: setup lint ## what must pass before a commit: lint, types and the tests that need no server
 	@$(VENV)/python -m pytest -m "not lakehouse and not processes and not walk" $(ARGS)
