@@ -41,6 +41,7 @@ GROUPS = {"running": "installation", "walk": "installation", "installation": "la
 Land = Callable[[Feed, date, Iterable[Sequence[object]]], Path]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of one server on one worker, in their order."""
     for item in items:
@@ -48,6 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if groups:
             assert len(groups) == 1, f"{item.nodeid} asks for two servers: {groups}"
             item.add_marker(pytest.mark.xdist_group(groups.pop()))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run scattered: two workers with an installation each would take twice the time, and walk out of order."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for item in session.items:
+            for mark in item.iter_markers("xdist_group"):
+                assert item.nodeid.endswith(f"@{mark.args[0]}"), "run workers with --dist loadgroup, and a pytest that xdist knows"
 
 
 @pytest.fixture(scope="session")
@@ -189,7 +198,9 @@ def postgresql() -> Iterator[str]:
         pytest.skip("no PostgreSQL on this machine: `apt-get install postgresql`, or put its initdb on the path")
     # PostgreSQL refuses to run as root; Debian's package makes a user for it.
     user = "postgres" if os.getuid() == 0 else None
-    folder, port = Path(tempfile.mkdtemp(prefix="pg-")), Ports.free().airflow
+    # Not in this user's own temporary folder, which the other may not enter.
+    shared = "/tmp" if user else None  # noqa: S108 - a folder of a random name is made in it
+    folder, port = Path(tempfile.mkdtemp(prefix="pg-", dir=shared)), Ports.free().airflow
     if user:
         shutil.chown(folder, user)
 
