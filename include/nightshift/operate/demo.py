@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FIRST = date(2026, 1, 1)
 HISTORY_NIGHTS, LIVE_NIGHTS = 84, 8
-TRANSACTIONS = 6_000
+TRANSACTIONS = 5_000
 """A day; enough for stable figures, few enough that the story is told in minutes."""
 CHANGED_NIGHTS = 30
 """So many nights before the history ends the world changes: enough of them mature to train on and, apart from those, to judge on."""
