@@ -202,7 +202,7 @@ def test_the_readme_reads_a_table_as_it_says(tmp_path: Path, monkeypatch: pytest
     import pyarrow as pa
     from deltalake import write_deltalake
 
-    nights = [{"day": date(2026, 5, 8 + n // 3), "rank": n % 3 + 1, "score": 0.9 - n / 10} for n in range(6)]
+    nights = [{"day": date(2026, 4, 1 + n // 3), "rank": n % 3 + 1, "score": 0.9 - n / 10} for n in range(6)]
     write_deltalake(tmp_path / "var/lakehouse/gold/card_fraud_alerts", pa.Table.from_pylist(nights), partition_by=["day"])
     monkeypatch.chdir(tmp_path)
     block = re.search(r"```python\n(from datetime.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -211,7 +211,7 @@ def test_the_readme_reads_a_table_as_it_says(tmp_path: Path, monkeypatch: pytest
     seen: dict = {}
     exec(said.replace("pl.scan", "polars = pl.scan"), seen)  # noqa: S102 - the page's own words
     assert seen["pandas"]["rank"].tolist() == [1, 2, 3]
-    assert [row[:2] for row in seen["sql"].fetchall()] == [(date(2026, 5, 8), 3), (date(2026, 5, 9), 3)]
+    assert [row[:2] for row in seen["sql"].fetchall()] == [(date(2026, 4, 1), 3), (date(2026, 4, 2), 3)]
     assert seen["polars"]["score"].to_list() == pytest.approx([0.9, 0.8, 0.7])
 
 
