@@ -27,22 +27,21 @@ def measure_drift(session: SparkSession, settings: Settings, use_case: UseCase, 
     the week it is held against, and nothing is wrong. Returns the last night's verdicts.
     """
     calendar = {feature.name for feature in use_case.features if feature.calendar}
-    measured = [name for name in (*use_case.feature_names, "score") if name not in calendar]
     table = session.sql(
         f"select f.*, s.score, s.model_version from {tables.features(use_case)} f "
         f"join {tables.scores(use_case)} s on s.{use_case.events.key} = f.{use_case.events.key} and s.day = f.day "
         f"where s.role = 'champion' and f.{where({'day': nights})}"
     ).toArrow()
     days = table.column("day").to_numpy(zero_copy_only=False).astype("datetime64[D]")
-    columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in (*measured, "model_version")}
+    columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in (*use_case.feature_names, "score", "model_version")}
     judged: list[drift.ColumnDrift] = []
     figures: list[records.Record] = []
     for night in sorted(set(days.tolist())):
         tonight = {name: values[days == night] for name, values in columns.items()}
         version = str(tonight.pop("model_version")[0])
         reference = json.loads((registry.local_copy(settings, use_case, version) / "reference.json").read_text())
-        known = {name: column for name, column in reference.items() if name not in calendar}
-        judged = drift.judge(known, tonight, use_case.drift.psi_threshold)
+        every = drift.judge(reference, tonight, use_case.drift.psi_threshold)
+        judged = [verdict for verdict in every if verdict.column not in calendar]
         figures += [
             {
                 "day": night,
