@@ -35,8 +35,8 @@ from include.usecases.card_fraud.usecase import USE_CASE
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-GROUPS = {"running": "installation", "walk": "installation", "installation": "lakehouse", "session": "lakehouse"}
-"""What a test asks for, and the worker that has it: one installation and one lakehouse server per run, side by side."""
+SERVERS = {"running", "installation"}
+"""The fixtures of which a run has one each: the whole installation, and the lakehouse server. They run side by side, on two workers."""
 
 Land = Callable[[Feed, date, Iterable[Sequence[object]]], Path]
 
@@ -45,10 +45,10 @@ Land = Callable[[Feed, date, Iterable[Sequence[object]]], Path]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of one server on one worker, in their order."""
     for item in items:
-        groups = {GROUPS[name] for name in getattr(item, "fixturenames", ()) if name in GROUPS}
-        if groups:
-            assert len(groups) == 1, f"{item.nodeid} asks for two servers: {groups}"
-            item.add_marker(pytest.mark.xdist_group(groups.pop()))
+        asked = SERVERS & set(getattr(item, "fixturenames", ()))
+        if asked:
+            assert len(asked) == 1, f"{item.nodeid} asks for two servers: {asked}"
+            item.add_marker(pytest.mark.xdist_group(asked.pop()))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
