@@ -1,9 +1,9 @@
 """Bring a range of past nights through all stages up to monitoring, in one run, with the nightly functions.
 
-**Fires** over REST or by hand. **Params**: `first_night`, `last_night` (both included), `start_at`: the first stage to run
-(`ingest`, `features` or `scores`; later stages follow). **Reads and writes** what the nightly DAGs do, but publishes no
-partition keys (100 nights would start 100 runs of each DAG downstream) and files no retrain request.
-Nights over which nobody reigns are not scored.
+**Fires** over REST or by hand. **Params**: `first_night`, `last_night` (both included); `start_at`, the first stage to run
+(`ingest`, `features` or `scores`; later stages follow); `accept`, contract rules that may not stop a batch this time.
+**Reads and writes** what the nightly DAGs do, but publishes no partition keys (100 nights would start 100 runs of each DAG
+downstream) and files no retrain request. Nights over which nobody reigns are not scored.
 
 **When it fails**, nights are whole or untouched; clear the failed task.
 **Rerun?** Always safe: equal content commits nothing.
@@ -12,10 +12,10 @@ Nights over which nobody reigns are not scored.
 from __future__ import annotations
 
 from airflow.sdk import DAG, Param, TriggerRule
-from nightshift_airflow.defaults import night_dag
+from nightshift_airflow.defaults import NIGHT, accept, night_dag
 from nightshift_airflow.operators.backfill import StartAtOperator
 from nightshift_airflow.operators.features import FeaturesOperator
-from nightshift_airflow.operators.ingest import IngestOperator
+from nightshift_airflow.operators.ingest import ConsistencyOperator, IngestOperator
 from nightshift_airflow.operators.monitor import ReportOperator, WatchOperator
 from nightshift_airflow.operators.night import RANGE
 from nightshift_airflow.operators.score import AlertsOperator, ScoreOperator
@@ -23,10 +23,10 @@ from nightshift_airflow.operators.score import AlertsOperator, ScoreOperator
 from include.nightshift import settings, usecase
 from include.nightshift.usecase import UseCase
 
-NIGHT = r"^\d{4}-\d{2}-\d{2}$"
 PARAMS = {
     "first_night": Param(type="string", pattern=NIGHT, description="First night, YYYY-MM-DD."),
     "last_night": Param(type="string", pattern=NIGHT, description="Last night, YYYY-MM-DD."),
+    "accept": accept(),
     "start_at": Param("ingest", type="string", enum=["ingest", "features", "scores"], description="First stage to run."),
 }
 
@@ -38,12 +38,13 @@ def backfill(use_case: UseCase) -> None:
         nights = {"use_case": use_case.name, "nights": RANGE, "trigger_rule": TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS}
         start = StartAtOperator(task_id="start_at", use_case=use_case.name, nights=RANGE, stages={"ingest": names})
         feeds = [IngestOperator(task_id=feed.name, feed=feed.name, **nights) for feed in use_case.feeds]
+        consistency = ConsistencyOperator(task_id="consistency", **nights)
         features = FeaturesOperator(task_id="features", **nights)
         scores = ScoreOperator(task_id="scores", **nights)
         alerts = AlertsOperator(task_id="alerts", scores_task_id="scores", **nights)
         watch = WatchOperator(task_id="watch", **nights)
         report = ReportOperator(task_id="report", **nights)
-        start >> feeds >> features >> scores >> alerts >> watch >> report
+        start >> feeds >> consistency >> features >> scores >> alerts >> watch >> report
         start >> [features, scores]
 
 

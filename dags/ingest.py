@@ -1,31 +1,36 @@
 """Bring a night's drops to bronze and silver.
 
 **Fires** half past midnight UTC for the day that is over, one partition a night; over REST for any night
-(`partition_key`). **Reads** `landing/<feed>/<night>.csv.gz`. **Writes** `bronze.<feed>`, `silver.<feed>`,
-`silver.quarantine`, `ops.nights`; publishes both silver assets at once.
+(`partition_key`). **Params**: `accept`, contract rules that would stop the batch and may not this time.
+**Reads** `landing/<feed>/<night>.<csv|jsonl|parquet>[.gz|.zst]`. **Writes** `bronze.<feed>`, `silver.<feed>`, `silver.quarantine`,
+`ops.contract_results`, `ops.batches`, `ops.stale_nights`, `ops.nights`; publishes both silver assets at once.
 
-**When it fails.** *No file*: the drop is late; land it and clear the task. *Truncated, other columns*: nothing of the file
-was written; have it landed again. *WriteConflictError*: two runs of one night met; clear the task.
-A row that breaks a rule fails nothing: look at `silver.quarantine`.
-**Rerun?** Always safe: the night's rows are replaced, and equal content commits nothing.
+**When it fails.** *No file*: the drop is late; land it and clear the task. *Cut short, still being written*: nothing of the file
+was written; have it landed again. *The batch is stopped*: the message names the rule, what was seen and what was expected; have it
+landed again or, if it is right all the same, start the night again with `accept`. *WriteConflictError*: clear the task.
+A row that breaks a rule fails nothing: look at `silver.quarantine`, mend contract or source, and run `release`.
+**Rerun?** Always safe: the same file does nothing, a corrected one replaces its night.
 """
 
 from __future__ import annotations
 
 from airflow.sdk import DAG
 from nightshift_airflow import assets
-from nightshift_airflow.defaults import clock, night_dag
+from nightshift_airflow.defaults import accept, clock, night_dag
 from nightshift_airflow.operators.ingest import IngestOperator, PublishOperator
 
 from include.nightshift import settings, usecase
 from include.nightshift.usecase import UseCase
 
+PARAMS = {"accept": accept()}
+
 
 def ingest(use_case: UseCase) -> None:
-    with DAG(**night_dag(use_case, "ingest", __doc__), schedule=clock()):
+    with DAG(**night_dag(use_case, "ingest", __doc__), schedule=clock(), params=PARAMS):
         feeds = [IngestOperator(task_id=feed.name, use_case=use_case.name, feed=feed.name) for feed in use_case.feeds]
         publish = PublishOperator(
             task_id="publish",
+            use_case=use_case.name,
             task_ids=[feed.name for feed in use_case.feeds],
             outlets=[assets.silver(use_case, feed) for feed in use_case.feeds],
         )

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from include.nightshift.rules import Verdict
+
 
 class NightshiftError(Exception):
     """Base of all errors that Nightshift raises on purpose."""
@@ -16,11 +22,17 @@ class NightError(NightshiftError):
 
 
 class LandingError(NightshiftError):
-    """A landed file that is missing, unreadable or has other columns; nothing of it was written."""
+    """A landed file that is missing, unreadable, cut short or still growing; nothing of it was written."""
 
 
 class ContractError(NightshiftError):
-    """A whole batch breaks the contract; nothing of it reached silver."""
+    """A whole batch breaks the contract, and nothing of it reached silver; or rows were lost or doubled between two tables."""
+
+    def __init__(self, message: str, verdicts: Sequence[Verdict] = ()) -> None:
+        super().__init__(message)
+        self.verdicts = tuple(verdicts)
+        self.news: tuple[Verdict, ...] = ()
+        """Failures among them that were not known before."""
 
 
 class LakehouseError(NightshiftError):

@@ -78,6 +78,8 @@ class Settings:
     """How many machines the local pool takes away in each training run, as a rehearsal of spot."""
     approver: str = "operator"
     """The Airflow user name that demo and tests approve with."""
+    notify: tuple[str, ...] = field(default=(), repr=False)
+    """Where broken contract rules are told: Apprise addresses, separated by blanks. They hold secrets."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9]\d*[mg]", self.lakehouse_memory):
@@ -147,6 +149,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         lakehouse_memory=env.get("NIGHTSHIFT_LAKEHOUSE_MEMORY", defaults.lakehouse_memory),
         local_preemptions=_number("NIGHTSHIFT_LOCAL_PREEMPTIONS", env.get("NIGHTSHIFT_LOCAL_PREEMPTIONS") or "0"),
         approver=env.get("NIGHTSHIFT_APPROVER", defaults.approver),
+        notify=tuple(env.get("NIGHTSHIFT_NOTIFY", "").split()),
     )
 
 

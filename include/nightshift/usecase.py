@@ -6,12 +6,14 @@ A use case is a folder under `include/usecases/` whose `usecase.py` holds one `U
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 from dataclasses import dataclass, field, replace
 from datetime import date
 
 from include.nightshift.errors import ConfigurationError
+from include.nightshift.rules import BatchRule, FeedRule, RowRule
 from include.nightshift.settings import Settings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -30,6 +32,12 @@ class Column:
     name: str
     type: str
     comment: str
+    required: bool = True
+    """A row without a value goes to quarantine."""
+    personal: bool = False
+    """Names or describes a person: `analyst.*` shows it as a keyed hash."""
+    since: str = "1.0.0"
+    """The contract version that added it; older files lack it, and their rows hold null."""
 
     def __post_init__(self) -> None:
         _check_name("column", self.name)
@@ -37,22 +45,9 @@ class Column:
             raise ConfigurationError(f"column {self.name}: type {self.type!r} is none of {_TYPE.pattern}")
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A row that breaks it goes to quarantine."""
-
-    name: str
-    breach: str
-    """SQL over the feed's typed columns (and `day`), true for a row that breaks the rule. Null counts as kept."""
-    reason: str
-
-    def __post_init__(self) -> None:
-        _check_name("rule", self.name)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """A daily drop: `<landing>/<name>/<night>.csv.gz`, one header line, UTF-8, times in UTC."""
+    """A daily drop, `<landing>/<name>/<night>.<suffix>`, times in UTC; what it owes is in its contract."""
 
     name: str
     description: str
@@ -60,13 +55,25 @@ class Feed:
     key: str
     """The column that names a row for good."""
     event_time: str
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RowRule, ...] = ()
+    """What each row must keep."""
+    batch_rules: tuple[BatchRule, ...] = ()
+    """What a night's rows must keep together."""
+    feed_rules: tuple[FeedRule, ...] = ()
+    """What must hold between this feed and others."""
+    version: str = "1.0.0"
+    """The contract's version."""
+    owner: str = ""
+    grain: str = ""
+    """What one row is, in words."""
+    landed_within_hours: float | None = None
+    """What the contract promises: hours from the midnight that ends a day to its drop."""
     first_drop: date | None = None
     """First night with a file; earlier nights are empty. None: the feed has always been there."""
     last_drop: date | None = None
     """Last night with a file; later nights are empty. None: the feed goes on."""
     dedup_days: int = 35
-    """How many earlier nights a key is looked for."""
+    """How many earlier nights a key is looked for, row by row; beyond, where the key ranges of older nights' files allow it."""
 
     def __post_init__(self) -> None:
         _check_name("feed", self.name)
@@ -78,10 +85,30 @@ class Feed:
                 raise ConfigurationError(f"feed {self.name}: {wanted!r} is none of its columns {names}")
         if self.first_drop and self.last_drop and self.last_drop < self.first_drop:
             raise ConfigurationError(f"feed {self.name}: last_drop {self.last_drop} is before first_drop {self.first_drop}")
+        rules = [rule.name for rule in (*self.rules, *self.batch_rules, *self.feed_rules)]
+        if len(set(rules)) != len(rules):
+            raise ConfigurationError(f"feed {self.name}: a rule's name stands twice in {rules}")
 
     def drops_on(self, night: date) -> bool:
         """Whether a file is owed for this night."""
         return (self.first_drop is None or night >= self.first_drop) and (self.last_drop is None or night <= self.last_drop)
+
+    @property
+    def headers(self) -> dict[str, tuple[str, ...]]:
+        """The columns that a file may have, by contract version, the newest first."""
+        versions = sorted({column.since for column in self.columns}, key=version_number, reverse=True)
+        return {version: tuple(c.name for c in self.columns if version_number(c.since) <= version_number(version)) for version in versions}
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that decides what becomes of a row; the feed's span and words do not."""
+        judged = (self.columns, self.key, self.event_time, self.rules, self.batch_rules, self.dedup_days)
+        return hashlib.sha256(repr(judged).encode()).hexdigest()
+
+
+def version_number(version: str) -> tuple[int, ...]:
+    """`1.10.0` as (1, 10, 0), so that versions have an order."""
+    return tuple(int(part) for part in version.split("."))
 
 
 @dataclass(frozen=True)

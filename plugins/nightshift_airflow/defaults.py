@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import CronPartitionTimetable, PartitionedAtRuntime
+from airflow.sdk import CronPartitionTimetable, Param, PartitionedAtRuntime
 
 from include.nightshift import settings
 from include.nightshift.usecase import UseCase
 
+NIGHT = r"^\d{4}-\d{2}-\d{2}$"
 LONG_AGO = datetime(2018, 1, 1, tzinfo=UTC)
 
 
@@ -42,3 +43,9 @@ def clock() -> CronPartitionTimetable | PartitionedAtRuntime:
     if settings.load().clock:
         return CronPartitionTimetable("30 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d")
     return PartitionedAtRuntime()
+
+
+def accept() -> Param:
+    """The parameter that lets a batch through though a rule would stop it."""
+    words = "Contract rules that may not stop a batch this time, separated by commas. Remembered for these very files."
+    return Param("", type="string", pattern=r"^([a-z][a-z0-9_]*(,[a-z][a-z0-9_]*)*)?$", description=words)

@@ -95,7 +95,7 @@ def bag(airflow_environment: dict[str, str]) -> dict[str, Any]:
 
 
 def test_each_file_makes_one_dag_per_use_case_named_by_its_stem(bag: dict[str, Any]) -> None:
-    assert sorted(bag) == [f"card_fraud_{stem}" for stem in ("backfill", "features", "ingest", "monitor", "score", "train")]
+    assert sorted(bag) == [f"card_fraud_{stem}" for stem in ("backfill", "features", "ingest", "monitor", "release", "score", "train")]
     assert {name: Path(dag["file"]).stem for name, dag in bag.items()} == {name: name.removeprefix("card_fraud_") for name in bag}
 
 

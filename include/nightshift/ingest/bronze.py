@@ -1,4 +1,4 @@
-"""Bronze: every row that could be parted, as it came, with the file, row and batch it came from."""
+"""Bronze: every row of a landed file as it came, those that could not be parted too, with file, line and batch."""
 
 from __future__ import annotations
 
@@ -19,36 +19,44 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import Feed
 
 
-def write(session: SparkSession, settings: Settings, feed: Feed, nights: Sequence[date], drops: Sequence[Drop]) -> writes.Written:
-    """Replace the nights' rows by those of the drops, in one commit."""
-    import pyarrow as pa
-
-    table = tables.bronze(feed)
-    now = datetime.now(UTC)
-    parts = [
-        drop.table.append_column("day", pa.array([drop.night] * drop.table.num_rows, pa.date32()))
-        .append_column("_source", pa.array([drop.source] * drop.table.num_rows, pa.string()))
-        .append_column("_batch", pa.array([drop.batch] * drop.table.num_rows, pa.string()))
-        .append_column("_ingested_at", pa.array([now] * drop.table.num_rows, pa.timestamp("us", tz="UTC")))
-        for drop in drops
-    ]
-    if not parts:
-        return writes.replace(session, settings, table, writes.in_memory(session, table.arrow([])), {"day": nights}, rows_expected=0)
-    landed = pa.concat_tables(parts)
-    with _staged(session, settings, landed) as frame:
-        return writes.replace(session, settings, table, frame, {"day": nights}, rows_expected=landed.num_rows)
-
-
 @contextmanager
-def _staged(session: SparkSession, settings: Settings, landed: pa.Table) -> Iterator[DataFrame]:
-    """The rows as a Parquet file that the server reads, gone afterwards.
+def staged(session: SparkSession, settings: Settings, feed: Feed, drops: Sequence[Drop]) -> Iterator[DataFrame]:
+    """The drops' rows, as bronze holds them, in a Parquet file that the server reads, gone afterwards.
 
     A frame made of rows in the message itself is planned row by row and held twice: 95 nights of two feeds ended a 3 GB server.
     """
+    import pyarrow as pa
     from pyarrow import parquet
     from pyspark.sql.pandas.types import from_arrow_schema
 
+    table, now = tables.bronze(feed), datetime.now(UTC)
+    landed = pa.concat_tables([table.arrow([]), *(_provenanced(drop, now).select(table.names) for drop in drops)])
     (settings.home / "staging").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.home / "staging") as folder:
         parquet.write_table(landed, f"{folder}/landed.parquet", coerce_timestamps="us")
         yield session.read.schema(from_arrow_schema(landed.schema)).parquet(folder)
+
+
+def write(
+    session: SparkSession, settings: Settings, feed: Feed, landed: DataFrame, nights: Sequence[date], rows_expected: int
+) -> writes.Written:
+    """Replace the nights' rows by the landed ones, in one commit."""
+    from include.nightshift.lakehouse.session import where
+
+    frame = landed.where(where({"day": nights}))
+    return writes.replace(session, settings, tables.bronze(feed), frame, {"day": nights}, rows_expected=rows_expected)
+
+
+def _provenanced(drop: Drop, now: datetime) -> pa.Table:
+    import pyarrow as pa
+
+    constants = {
+        "day": pa.scalar(drop.night, pa.date32()),
+        "_source": pa.scalar(drop.source, pa.string()),
+        "_batch": pa.scalar(drop.batch, pa.string()),
+        "_ingested_at": pa.scalar(now, pa.timestamp("us", tz="UTC")),
+    }
+    table = drop.table
+    for name, value in constants.items():
+        table = table.append_column(name, pa.repeat(value, table.num_rows))
+    return table

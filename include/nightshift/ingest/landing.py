@@ -1,22 +1,23 @@
 """Landing: a feed's daily drop, read whole or refused whole. Nothing is written here.
 
-A row that cannot be parted into the feed's columns is handed on as malformed; a file that cannot be trusted as a whole
-(missing, truncated, other columns) is an error, and stays where it is.
+`<landing>/<feed>/<night><suffix>`, one file a night. A row that cannot be parted is handed on as malformed; a file that
+cannot be trusted as a whole (missing, cut short, still growing, other columns) is an error, and stays where it is.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import zlib
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from include.nightshift import nights
-from include.nightshift.errors import LandingError
+from include.nightshift.errors import ContractError, LandingError
+from include.nightshift.ingest import formats
+from include.nightshift.rules import Verdict
 from include.nightshift.usecase import Feed
 
 if TYPE_CHECKING:
@@ -24,54 +25,96 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-SUFFIX = ".csv.gz"
-
-
-@dataclass(frozen=True)
-class Malformed:
-    """A row that has another number of columns, or bytes that are no UTF-8."""
-
-    row: int
-    text: str
-    reason: str
+SUFFIXES = (".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+"""What a night's file may end with; Parquet compresses within."""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """One landed file. `table` holds the feed's columns as text, and `_row`; empty for a night without a file."""
+    """One landed file."""
 
     feed: str
     night: date
     source: str
+    """The file, below the landing folder."""
     batch: str
+    """SHA-256 of its bytes."""
+    version: str
+    """The contract version whose columns it has."""
+    reordered: bool
+    """Whether they stand in another order than the contract's."""
+    landed_at: datetime
+    """When the file was last written."""
     table: pa.Table
-    malformed: tuple[Malformed, ...]
+    """The contract's columns as text (null where this version has none), and what `formats.PROVENANCE` names."""
 
     @property
     def rows(self) -> int:
-        return int(self.table.num_rows) + len(self.malformed)
+        return int(self.table.num_rows)
+
+    @property
+    def malformed(self) -> list[dict[str, object]]:
+        """The rows that could not be parted."""
+        import pyarrow.compute as pc
+
+        return self.table.filter(pc.is_valid(self.table["_malformed"])).select(list(formats.PROVENANCE)).to_pylist()
+
+
+def find(landing: Path, feed: Feed, night: date) -> Path | None:
+    """The night's file of a feed; None where the feed owes none (before its first or after its last drop) and none stands.
+
+    Raises:
+        LandingError: it is missing, or there is more than one.
+    """
+    folder = landing / feed.name
+    found = [path for suffix in SUFFIXES if os.path.lexists(path := folder / f"{night.isoformat()}{suffix}")]
+    if len(found) > 1:
+        raise LandingError(
+            f"bronze.{feed.name}, night {night}: {' and '.join(path.name for path in found)} both stand in {folder}. "
+            "Leave the one that counts, then run the night again; nothing was written"
+        )
+    if found:
+        return found[0]
+    if not feed.drops_on(night):
+        return None
+    raise LandingError(
+        f"bronze.{feed.name}, night {night}: no file {folder / night.isoformat()}{{{','.join(SUFFIXES)}}}. Land it and run the night "
+        f"again; if the feed begins later or has ended, say so in NIGHTSHIFT_FEED_SPANS={feed.name}=FIRST..LAST"
+    )
 
 
 def read(landing: Path, feed: Feed, night: date) -> Drop | None:
-    """Read the night's file of a feed; None where the feed owes none (before its first or after its last drop).
+    """Read the night's file of a feed; None where the feed owes none and none stands.
 
     Raises:
-        LandingError: the file is missing, unreadable, truncated, empty, or has other columns than the feed.
+        LandingError: the file is missing, unreadable, cut short, still growing, or doubled.
+        ContractError: it has other columns than any version of the contract; carries the verdict.
     """
-    source = f"{feed.name}/{night.isoformat()}{SUFFIX}"
-    path = landing / source
-    if not path.exists() and not feed.drops_on(night):
+    path = find(landing, feed, night)
+    if path is None:
         return None
-    compressed = _bytes(path, feed, night)
+    source = f"{feed.name}/{path.name}"
+    content, landed_at = _bytes(path, landing, feed, night)
+    form, compression = _format(path.name)
+    batch = hashlib.sha256(content).hexdigest()
+    names = [column.name for column in feed.columns]
     try:
-        content = gzip.decompress(compressed)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        plain = formats.decompress(content, compression)
+        match form:
+            case "csv":
+                rows = formats.csv(plain)
+            case "jsonl":
+                rows = formats.json_lines(plain, names)
+            case _:
+                rows = formats.parquet(plain, {column.name: column.type for column in feed.columns})
+    except formats.FormatError as error:
         raise LandingError(
-            f"bronze.{feed.name}, night {night}: {source} ({len(compressed)} bytes) is no whole gzip file: {error}. "
+            f"bronze.{feed.name}, night {night}: {source} ({len(content)} bytes) {error}. "
             "Land the file again, then run the night again; nothing of it was written"
         ) from error
-    table, malformed = _parse(content, feed, night, source)
-    return Drop(feed.name, night, source, hashlib.sha256(compressed).hexdigest(), table, malformed)
+    version = _version(feed, night, source, batch, rows)
+    reordered = [name for name in names if name in rows.columns] != rows.columns
+    return Drop(feed.name, night, source, batch, version, reordered, landed_at, _completed(rows.table, names))
 
 
 def spans(landing: Path, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
@@ -83,80 +126,75 @@ def spans(landing: Path, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
     """
     found: dict[str, tuple[date, None]] = {}
     for feed in feeds:
-        names = sorted(path.name.removesuffix(SUFFIX) for path in (landing / feed.name).glob(f"*{SUFFIX}"))
-        if not names:
-            raise LandingError(f"{landing / feed.name} holds no <night>{SUFFIX}: name the folder above your feeds")
-        found[feed.name] = nights.parse(names[0], what=f"the first file of {feed.name}"), None
+        stems = sorted(path.name.split(".")[0] for path in (landing / feed.name).glob("*") if path.name.endswith(SUFFIXES))
+        if not stems:
+            raise LandingError(f"{landing / feed.name} holds no <night>{{{','.join(SUFFIXES)}}}: name the folder above your feeds")
+        found[feed.name] = nights.parse(stems[0], what=f"the first file of {feed.name}"), None
     return found
 
 
-def _bytes(path: Path, feed: Feed, night: date) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
+def _format(name: str) -> tuple[str, str]:
+    _, form, compression = (*name.split("."), "")[:3]
+    return form, compression
+
+
+def _bytes(path: Path, landing: Path, feed: Feed, night: date) -> tuple[bytes, datetime]:
+    """The file's bytes and when it was last written."""
+    where = f"bronze.{feed.name}, night {night}: {path}"
+    if not path.resolve().is_relative_to(landing.resolve()):
         raise LandingError(
-            f"bronze.{feed.name}, night {night}: no file {path}. Land it and run the night again; if the feed begins later "
-            f"or has ended, say so in Feed.first_drop/last_drop or NIGHTSHIFT_FEED_SPANS={feed.name}=FIRST..LAST"
-        ) from error
+            f"{where} leads out of the landing folder, to {path.resolve()}. Put the file itself there and run the night again"
+        )
+    try:
+        before = path.stat()
+        if not stat.S_ISREG(before.st_mode):  # a pipe would be waited for
+            raise LandingError(f"{where} cannot be read: it is no plain file. Mend that and run the night again")
+        content = path.read_bytes()
+        after = path.stat()
     except OSError as error:
+        raise LandingError(f"{where} cannot be read: {error}. Mend that and run the night again") from error
+    if _state(before) != _state(after) or len(content) != after.st_size:
         raise LandingError(
-            f"bronze.{feed.name}, night {night}: {path} cannot be read: {error}. Mend that and run the night again"
-        ) from error
-
-
-def _parse(content: bytes, feed: Feed, night: date, source: str) -> tuple[pa.Table, tuple[Malformed, ...]]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    names = [column.name for column in feed.columns]
-    header = content.split(b"\n", 1)[0].rstrip(b"\r").removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace")
-    found = [name.strip().strip('"') for name in header.split(",")] if header else []
-    if sorted(found) != sorted(names):
-        missing, extra = sorted(set(names) - set(found)), sorted(set(found) - set(names))
-        raise LandingError(
-            f"bronze.{feed.name}, night {night}: {source} has the columns {found}, expected {names}"
-            f" (missing {missing}, unknown {extra}). Land a file with these columns, or change the feed; nothing of it was written"
+            f"{where} is still being written: {before.st_size} bytes when it was opened, {after.st_size} afterwards. "
+            "Write under another name and rename at the end; then run the night again"
         )
-    refused: list[Malformed] = []
-
-    def refuse(row: csv.InvalidRow) -> str:
-        reason = f"{row.actual_columns} columns, expected {row.expected_columns}"
-        refused.append(Malformed(row.number - 1, row.text, reason))
-        return "skip"
-
-    try:
-        table = csv.read_csv(
-            # A header that no newline ends would be "too short" to skip; it is a night without rows.
-            io.BytesIO(content if b"\n" in content else content + b"\n"),
-            # One thread, because only then a refused row has its number.
-            read_options=csv.ReadOptions(use_threads=False, column_names=found, skip_rows=1),
-            parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
-            convert_options=csv.ConvertOptions(column_types={name: pa.binary() for name in names}, strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid as error:
-        raise LandingError(
-            f"bronze.{feed.name}, night {night}: {source} is no readable CSV: {error}. Land the file again, then run the night again"
-        ) from error
-    taken = {bad.row for bad in refused}
-    kept = [number for number in range(1, table.num_rows + len(taken) + 1) if number not in taken]
-    table = table.select(names).append_column("_row", pa.array(kept, pa.int64()))
-    return _decoded(table, names, refused)
+    return content, datetime.fromtimestamp(after.st_mtime, UTC)
 
 
-def _decoded(table: pa.Table, names: list[str], refused: list[Malformed]) -> tuple[pa.Table, tuple[Malformed, ...]]:
-    """Text from bytes; rows with bytes that are no UTF-8 join the refused ones."""
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _version(feed: Feed, night: date, source: str, batch: str, rows: formats.Rows) -> str:
+    """The newest contract version whose columns the file has."""
+    for version, names in feed.headers.items():
+        if sorted(names) == sorted(rows.columns) and not rows.retyped:
+            return version
+    expected = next(iter(feed.headers.values()))
+    if rows.retyped:
+        wanted = {column.name: column.type for column in feed.columns}
+        rule, seen = "same_types", ", ".join(f"{name} is {found}, expected {wanted[name]}" for name, found in rows.retyped.items())
+    else:
+        missing, extra = sorted(set(expected) - set(rows.columns)), sorted(set(rows.columns) - set(expected))
+        twice = sorted({name for name in rows.columns if rows.columns.count(name) > 1})
+        rule = "same_columns"
+        seen = f"has the columns {rows.columns}, expected {list(expected)} (missing {missing}, unknown {extra}, twice {twice})"
+    verdict = Verdict(
+        feed=feed.name, night=night, rule=rule, kind="schema", severity="stop", outcome="failed", rows=rows.table.num_rows,
+        failed_rows=rows.table.num_rows, reason=f"{source} {seen}", batch=batch,
+    )  # fmt: skip
+    raise ContractError(
+        f"bronze.{feed.name}, night {night}: {source} {seen}. Land a file with the columns of contract {feed.name} {feed.version}, or add "
+        "a version of it that says what is new; nothing of the file was written",
+        [verdict],
+    )
+
+
+def _completed(table: pa.Table, names: list[str]) -> pa.Table:
+    """All columns of the contract; those that the file's version lacks hold null."""
     import pyarrow as pa
 
-    schema = pa.schema([*((name, pa.string()) for name in names), ("_row", pa.int64())])
-    try:
-        return table.cast(schema), tuple(refused)
-    except pa.ArrowInvalid:
-        pass  # some row holds other bytes: look at each
-    good = []
-    for record in table.to_pylist():
-        try:
-            good.append({name: record[name].decode() for name in names} | {"_row": record["_row"]})
-        except UnicodeDecodeError as error:
-            text = ",".join(record[name].decode("utf-8", "backslashreplace") for name in names)
-            refused.append(Malformed(record["_row"], text, f"bytes that are no UTF-8: {error.reason} at byte {error.start} of a value"))
-    return pa.Table.from_pylist(good, schema=schema), tuple(refused)
+    for name in names:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+    return table.select([*names, *formats.PROVENANCE])

@@ -80,6 +80,15 @@ def rows_by_night(
     return dict(sorted(counts.items()))
 
 
+def ranges(settings: Settings, table: Table, column: str) -> list[tuple[date, Any, Any]]:
+    """Night, smallest and largest value of a column, of each file; both None where the file does not say."""
+    import pyarrow as pa
+
+    files = pa.table(opened(settings, table).get_add_actions(flatten=True))
+    low, high = (f"{end}.{column}" for end in ("min", "max"))
+    return [(file["partition.day"], file.get(low), file.get(high)) for file in files.to_pylist()]
+
+
 def extent(settings: Settings, table: Table, version: int | None = None) -> tuple[date, date] | None:
     """First and last night that hold rows; None where none does."""
     nights = [night for night, rows in rows_by_night(settings, table, version=version).items() if rows]

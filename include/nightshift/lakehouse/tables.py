@@ -63,6 +63,10 @@ class Table:
         return f"{self.schema}.{self.name}"
 
     @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
     def content(self) -> list[str]:
         """The columns that a content hash covers."""
         return [column.name for column in self.columns if not column.clock]
@@ -100,6 +104,7 @@ _KNOWN_AT = TableColumn("known_at", "timestamp", "When the row was known: the mi
 _PROVENANCE = (
     TableColumn("_source", "string", "The landed file, below the landing folder."),
     TableColumn("_row", "bigint", "The row in the file, header not counted, from 1."),
+    TableColumn("_line", "bigint", "The line on which it begins, from 1; null where the format has none, or its quoting leaves it open."),
     TableColumn("_batch", "string", "SHA-256 of the landed file."),
 )
 _REASONS = tuple(
@@ -117,6 +122,8 @@ def bronze(feed: Feed) -> Table:
             _DAY,
             *(TableColumn(column.name, "string", column.comment) for column in feed.columns),
             *_PROVENANCE,
+            TableColumn("_malformed", "string", "Why the row could not be parted into columns; null where it could."),
+            TableColumn("_text", "string", "Such a row as it came; null for others."),
             TableColumn("_ingested_at", "timestamp", "When it was ingested.", clock=True),
         ),
     )
@@ -343,6 +350,61 @@ NIGHTS = Table(
     ),
 )
 
+BATCHES = Table(
+    schema="ops",
+    name="batches",
+    comment="What silver rests on. Written last, so that a night with its record is whole. One row per night and feed.",
+    partition=("day", "feed"),
+    columns=(
+        _DAY,
+        TableColumn("feed", "string", "The feed."),
+        TableColumn("source", "string", "The landed file, below the landing folder; null where the feed owed none."),
+        TableColumn("batch", "string", "SHA-256 of the landed file."),
+        TableColumn("contract_version", "string", "The contract version whose columns the file has."),
+        TableColumn("reordered", "boolean", "Whether they stood in another order."),
+        TableColumn("inputs", "string", "SHA-256 over file, contract and the inputs of the nights in which keys were looked for."),
+        TableColumn("rows", "bigint", "Rows of the file."),
+        TableColumn("accepted", "bigint", "Rows in silver."),
+        TableColumn("rejected", "bigint", "Rows in quarantine that were not released."),
+        TableColumn("landed_at", "timestamp", "When the file was last written.", clock=True),
+        TableColumn("ingested_at", "timestamp", "When the night was whole.", clock=True),
+    ),
+)
+CONTRACT_RESULTS = Table(
+    schema="ops",
+    name="contract_results",
+    comment="What each rule said of a night's batch. One row per night, feed and rule.",
+    partition=("day", "feed"),
+    columns=(
+        _DAY,
+        TableColumn("feed", "string", "The feed."),
+        TableColumn("rule", "string", "The rule; schema rules are every feed's, the others are in its contract."),
+        TableColumn("kind", "string", "schema, range, distribution, duplicates, temporal or consistency."),
+        TableColumn("severity", "string", "reject: the row goes to quarantine; stop: the batch stays out; warn: it is told."),
+        TableColumn("verdict", "string", "passed, failed, accepted (a person let the batch through) or unknown (too little to judge by)."),
+        TableColumn("rows", "bigint", "Rows judged."),
+        TableColumn("failed_rows", "bigint", "Rows that failed."),
+        TableColumn("sample", "string", "Some of them, as file:line; their values are in silver.quarantine."),
+        TableColumn("reason", "string", "What was seen and what was expected."),
+        TableColumn("figures", "string", "JSON: what the verdict rests on, and later nights are compared with."),
+        TableColumn("batch", "string", "SHA-256 of the landed file."),
+        TableColumn("judged_at", "timestamp", "When it was judged.", clock=True),
+    ),
+)
+STALE_NIGHTS = Table(
+    schema="ops",
+    name="stale_nights",
+    comment="Nights to rebuild, because what they rest on changed after they were built. One row per night and table.",
+    partition=(),
+    columns=(
+        _DAY,
+        TableColumn("table_name", "string", "The table whose night is stale."),
+        TableColumn("because", "string", "What changed."),
+        TableColumn("marked_at", "timestamp", "When it was found.", clock=True),
+        TableColumn("rebuilt_at", "timestamp", "When it was built again; null while it is stale."),
+    ),
+)
+
 SHARED = (
     QUARANTINE,
     PERFORMANCE,
@@ -353,6 +415,9 @@ SHARED = (
     APPROVALS,
     CHAMPION_HISTORY,
     NIGHTS,
+    BATCHES,
+    CONTRACT_RESULTS,
+    STALE_NIGHTS,
 )
 
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.nightshift.errors import ContractError, WriteConflictError
@@ -40,49 +41,67 @@ class Written:
     """False where the table already held this content."""
     version: int
     """The table's version that holds it."""
+    nights: tuple[date, ...] = ()
+    """The nights whose content changed."""
 
 
 def replace(
-    session: SparkSession, settings: Settings, table: Table, frame: DataFrame, slice_: Mapping[str, Collection[Any]], *, rows_expected: int
+    session: SparkSession,
+    settings: Settings,
+    table: Table,
+    frame: DataFrame,
+    slice_: Mapping[str, Collection[Any]],
+    *,
+    rows_expected: int,
+    changing: Callable[[list[date]], None] | None = None,
 ) -> Written:
     """Make the slice `column in (values) and …` of the table's partition columns hold exactly the frame's rows.
 
-    The frame holds all columns of the table, in any order; they are cast to the table's types. Retried while other
-    writers win (Delta's concurrent-append errors), looking at the content anew each time.
+    The frame holds all columns of the table, in any order; they are cast to the table's types. Nights that hold their rows already
+    are left alone; `changing` is told of the others before anything is written. Retried while other writers win (Delta's
+    concurrent-append errors), looking at the content anew each time.
 
     Raises:
-        ContractError: the frame wrote another number of rows than `rows_expected`.
+        ContractError: the frame has another number of rows than `rows_expected`.
         WriteConflictError: others won every attempt.
     """
     from pyspark.sql import functions as F
 
-    predicate = where(slice_)
     typed = frame.select(*(F.col(column.name).cast(column.type).alias(column.name) for column in table.columns))
 
     def attempt() -> Written:
-        held = sum(log.rows_by_night(settings, table, slice_).values())
-        if held == rows_expected and (not held or _same(session.table(str(table)).where(predicate), typed, table)):
-            return Written(str(table), held, False, log.version(settings, table))
+        counts = log.rows_by_night(settings, table, slice_)
+        nights = sorted(slice_["day"]) if not any(counts.values()) else _different(session, table, typed, slice_)
+        if not nights or not (rows_expected or any(counts.values())):
+            return Written(str(table), sum(counts.values()), False, log.version(settings, table), ())
+        if changing is not None:
+            changing(nights)
+        predicate = where({**slice_, "day": nights})
+        wanted = typed if len(nights) == len(slice_["day"]) else typed.where(where({"day": nights}))
         # One file per night, or few: what a table costs to read is its files.
-        packed = typed.repartition(*table.partition) if len(slice_["day"]) > 1 else typed.coalesce(1)
+        packed = wanted.repartition(*table.partition) if len(nights) > 1 else wanted.coalesce(1)
         mark = uuid.uuid4().hex
         # By its path: by its name, Spark would also write the unchanged table to its catalog.
         options = {"replaceWhere": predicate, "userMetadata": mark}
         packed.write.format("delta").mode("overwrite").options(**options).save(log.location(settings, table))
         commit = log.committed(settings, table, mark)
-        return Written(str(table), commit.rows, True, commit.version)
+        kept = sum(rows for night, rows in counts.items() if night not in set(nights))
+        return Written(str(table), kept + commit.rows, True, commit.version, tuple(nights))
 
     written = retried(attempt, str(table))
     if written.rows != rows_expected:
         raise ContractError(
-            f"{table}, {predicate}: {written.rows} rows were written, {rows_expected} expected. Another run of this night may be "
+            f"{table}, {where(slice_)}: {written.rows} rows were written, {rows_expected} expected. Another run of this night may be "
             "writing: run it again; if it stays, a row was lost or doubled on the way"
         )
     return written
 
 
-def _same(held: DataFrame, wanted: DataFrame, table: Table) -> bool:
-    return fingerprint(held, table.content) == fingerprint(wanted, table.content)
+def _different(session: SparkSession, table: Table, wanted: DataFrame, slice_: Mapping[str, Collection[Any]]) -> list[date]:
+    """The nights of the slice whose content differs between the table and the frame."""
+    held = fingerprints(session.table(str(table)).where(where(slice_)), table.content)
+    new = fingerprints(wanted, table.content)
+    return sorted(night for night in {*held, *new} if held.get(night) != new.get(night))
 
 
 def in_memory(session: SparkSession, table: pa.Table) -> DataFrame:
@@ -95,16 +114,33 @@ def in_memory(session: SparkSession, table: pa.Table) -> DataFrame:
 def fingerprint(frame: DataFrame, columns: Iterable[str]) -> tuple[int, int, int]:
     """Count and two order-free sums over 64-bit row hashes: equal content gives equal figures, whatever the layout.
 
-    Against accidents, not against an adversary. Null has its own mark, because xxhash64 passes over nulls.
+    Against accidents, not against an adversary.
     """
+    return _figures(_hashed(frame, columns).agg(*_sums()).toArrow().to_pylist()[0])
+
+
+def fingerprints(frame: DataFrame, columns: Iterable[str]) -> dict[date, tuple[int, int, int]]:
+    """The fingerprint of each night's rows."""
+    rows = _hashed(frame, columns, "day").groupBy("day").agg(*_sums()).toArrow().to_pylist()
+    return {row["day"]: _figures(row) for row in rows}
+
+
+def _hashed(frame: DataFrame, columns: Iterable[str], *beside: str) -> DataFrame:
     from pyspark.sql import functions as F
 
-    names = sorted(columns)
-    marked = [part for name in names for part in (F.col(name).isNull(), F.col(name))]
-    hashed = frame.select(F.xxhash64(*marked).alias("h"))
+    # Null has its own mark, because xxhash64 passes over nulls.
+    marked = [part for name in sorted(columns) for part in (F.col(name).isNull(), F.col(name))]
+    return frame.select(*beside, F.xxhash64(*marked).alias("h"))
+
+
+def _sums() -> list[Any]:
+    from pyspark.sql import functions as F
+
     total = F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("total")
-    mixed = F.coalesce(F.bit_xor("h"), F.lit(0)).alias("mixed")
-    row = hashed.agg(F.count(F.lit(1)).alias("n"), total, mixed).toArrow().to_pylist()[0]
+    return [F.count(F.lit(1)).alias("n"), total, F.coalesce(F.bit_xor("h"), F.lit(0)).alias("mixed")]
+
+
+def _figures(row: Mapping[str, Any]) -> tuple[int, int, int]:
     return int(row["n"]), int(row["total"]), int(row["mixed"])
 
 

@@ -75,14 +75,14 @@ def test_each_broken_rule_sends_its_row_to_quarantine_and_a_rerun_commits_nothin
         6: "amount_in_range",
         7: "not_in_the_future",
         8: "not_ancient",
-        9: "duplicate",
+        9: "conflict",
         10: "malformed",
     }
     by_row = {row["_row"]: row for row in rejected}
     assert by_row[2]["reason"] == "transaction_id is no bigint: x7"
-    assert by_row[9]["reason"] == f"transaction_id came already in night {night}"
+    assert by_row[9]["reason"] == f"transaction_id came already in night {night}, with other values"
     assert json.loads(by_row[5]["raw"])["tx_amount"] == "-0.01"
-    assert json.loads(by_row[10]["raw"]) == f"9,{night} 08:00:00,11"
+    assert json.loads(by_row[10]["raw"]) == {"text": f"9,{night} 08:00:00,11"}
     assert {row["_source"] for row in rejected} == {f"transactions/{night}.csv.gz"}
     assert content(session, night) == [1, 10, 11]
     assert (first.landed, first.accepted, first.rejected) == ({night: 12}, {night: 3}, {night: 9})
@@ -105,7 +105,7 @@ def test_the_later_night_loses_a_duplicate_and_landing_the_earlier_again_changes
     ingest(session, installation, feed, [earlier])
     ingest(session, installation, feed, [later])
     assert (content(session, earlier), content(session, later)) == ([201, 202], [203])
-    assert [row["reason"] for row in quarantine(session, later)] == [f"transaction_id came already in night {earlier}"]
+    assert [row["reason"] for row in quarantine(session, later)] == [f"transaction_id came already in night {earlier}, with other values"]
 
     before = versions(installation, feed)
     ingest(session, installation, feed, [earlier])
@@ -123,7 +123,7 @@ def test_files_that_cannot_be_trusted_write_nothing_and_the_other_nights_go_on(
     before = versions(installation, feed)
 
     path.write_bytes(whole[:-20])
-    with pytest.raises(LandingError, match="no whole gzip file"):
+    with pytest.raises(LandingError, match="no whole gz file"):
         ingest(session, installation, feed, [night])
     with pytest.raises(LandingError, match="no file"):
         ingest(session, installation, feed, [night - timedelta(days=1), night])

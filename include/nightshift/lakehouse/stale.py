@@ -1,0 +1,71 @@
+"""Stale nights: what was built on a night that has changed since. Marked before the change, rebuilt on request, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from include.nightshift import usecase
+from include.nightshift.lakehouse import log, records, tables
+
+if TYPE_CHECKING:
+    from include.nightshift.lakehouse.tables import Table
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import Feed
+
+
+def mark(settings: Settings, table: Table, nights: Collection[date], because: str) -> None:
+    """Say that the table's nights must be rebuilt. Repeating it changes nothing."""
+    if not nights:
+        return
+    wanted = set(nights)
+
+    def marked(held: list[records.Record]) -> list[records.Record]:
+        open_ = {record["day"] for record in held if record["table_name"] == str(table) and record["rebuilt_at"] is None}
+        kept = [r for r in held if r["table_name"] != str(table) or r["day"] not in wanted - open_]
+        now = datetime.now(UTC)
+        return kept + [
+            {"day": night, "table_name": str(table), "because": because, "marked_at": now, "rebuilt_at": None}
+            for night in sorted(wanted - open_)
+        ]
+
+    records.amend(settings, tables.STALE_NIGHTS, marked)
+
+
+def mark_dependents(settings: Settings, feed: Feed, changed: Collection[date]) -> None:
+    """Mark the nights, from the first changed one on, of every gold table that is built on the feed.
+
+    From the first one on, because windows look back: a night sees what any night before it holds.
+    """
+    first = min(changed)
+    because = f"silver.{feed.name} of {', '.join(map(str, sorted(changed)[:3]))}{' …' if len(changed) > 3 else ''} changed"
+    for use_case in usecase.registered(settings):
+        if feed.name not in [fed.name for fed in use_case.feeds]:
+            continue
+        for table in (tables.features(use_case), tables.scores(use_case), tables.alerts(use_case)):
+            nights = [night for night in log.rows_by_night(settings, table) if night >= first]
+            mark(settings, table, nights, because)
+
+
+def rebuilt(settings: Settings, table: Table, nights: Collection[date]) -> None:
+    """Say that the table's nights were built again."""
+    if not set(nights) & set(waiting(settings, table)):
+        return
+
+    def closed(held: list[records.Record]) -> list[records.Record]:
+        now = datetime.now(UTC)
+        return [
+            record | {"rebuilt_at": now}
+            if record["table_name"] == str(table) and record["day"] in set(nights) and record["rebuilt_at"] is None
+            else record
+            for record in held
+        ]
+
+    records.amend(settings, tables.STALE_NIGHTS, closed)
+
+
+def waiting(settings: Settings, table: Table | None = None) -> list[date]:
+    """The nights, in order, that are stale in the table, or in any."""
+    found = records.read(settings, tables.STALE_NIGHTS)
+    return sorted({r["day"] for r in found if r["rebuilt_at"] is None and (table is None or r["table_name"] == str(table))})
