@@ -1,6 +1,7 @@
 """One lakehouse for the whole run: its own home, its own ports, one server. Tests keep apart by their nights, not by cleaning.
 
-Each module works on nights of its own year, far enough from the others that no window and no search for duplicates reaches over.
+Each module works on nights of its own year, far enough from the others that no window reaches over, and on keys of its own: a key is
+known for good, however long ago it came.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import ContractError
-from include.nightshift.lakehouse import log, tables, writes
+from include.nightshift.lakehouse import log, stale, tables, writes
 from include.nightshift.settings import ROOT
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def build(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
             f"{table}, night {night}: {built.get(night, 0)} rows, expected {wanted.get(night, 0)}, one per row of "
             f"{tables.silver(use_case.events)}. Run the features of that night again; if it stays, a join loses or doubles rows"
         )
+    stale.rebuilt(settings, table, nights)
     return Built({night: built.get(night, 0) for night in nights}, log.version(settings, table), time.monotonic() - started)
 
 

@@ -40,15 +40,20 @@ def replace(settings: Settings, table: Table, records: Iterable[Mapping[str, Any
     return _write(settings, table, slice_, lambda held: wanted)
 
 
-def amend(settings: Settings, table: Table, change: Callable[[list[Record]], list[Record]]) -> Written:
-    """Replace all records by what `change` makes of them, in one commit that nobody else's comes between.
+def amend(
+    settings: Settings,
+    table: Table,
+    change: Callable[[list[Record]], list[Record]],
+    slice_: Mapping[str, Collection[Any]] | None = None,
+) -> Written:
+    """Replace all records, or those of the slice, by what `change` makes of them, in one commit that nobody else's comes between.
 
     `change` is called again whenever another writer came first, so it must depend on its argument alone. It may raise.
 
     Raises:
         WriteConflictError: others won every attempt.
     """
-    return _write(settings, table, {}, change)
+    return _write(settings, table, slice_ or {}, change)
 
 
 def _write(

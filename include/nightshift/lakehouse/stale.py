@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from include.nightshift import usecase
 from include.nightshift.lakehouse import log, records, tables
@@ -19,18 +19,13 @@ def mark(settings: Settings, table: Table, nights: Collection[date], because: st
     """Say that the table's nights must be rebuilt. Repeating it changes nothing."""
     if not nights:
         return
-    wanted = set(nights)
 
     def marked(held: list[records.Record]) -> list[records.Record]:
-        open_ = {record["day"] for record in held if record["table_name"] == str(table) and record["rebuilt_at"] is None}
-        kept = [r for r in held if r["table_name"] != str(table) or r["day"] not in wanted - open_]
-        now = datetime.now(UTC)
-        return kept + [
-            {"day": night, "table_name": str(table), "because": because, "marked_at": now, "rebuilt_at": None}
-            for night in sorted(wanted - open_)
-        ]
+        still = {record["day"]: record for record in held if record["rebuilt_at"] is None}
+        new = {"table_name": str(table), "because": because, "marked_at": datetime.now(UTC), "rebuilt_at": None}
+        return [still.get(night, {"day": night} | new) for night in nights]
 
-    records.amend(settings, tables.STALE_NIGHTS, marked)
+    records.amend(settings, tables.STALE_NIGHTS, marked, _slice(table, nights))
 
 
 def mark_dependents(settings: Settings, feed: Feed, changed: Collection[date]) -> None:
@@ -55,17 +50,16 @@ def rebuilt(settings: Settings, table: Table, nights: Collection[date]) -> None:
 
     def closed(held: list[records.Record]) -> list[records.Record]:
         now = datetime.now(UTC)
-        return [
-            record | {"rebuilt_at": now}
-            if record["table_name"] == str(table) and record["day"] in set(nights) and record["rebuilt_at"] is None
-            else record
-            for record in held
-        ]
+        return [record | {"rebuilt_at": record["rebuilt_at"] or now} for record in held]
 
-    records.amend(settings, tables.STALE_NIGHTS, closed)
+    records.amend(settings, tables.STALE_NIGHTS, closed, _slice(table, nights))
 
 
 def waiting(settings: Settings, table: Table | None = None) -> list[date]:
     """The nights, in order, that are stale in the table, or in any."""
     found = records.read(settings, tables.STALE_NIGHTS)
     return sorted({r["day"] for r in found if r["rebuilt_at"] is None and (table is None or r["table_name"] == str(table))})
+
+
+def _slice(table: Table, nights: Collection[date]) -> dict[str, Collection[Any]]:
+    return {"day": sorted(nights), "table_name": [str(table)]}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import settings as settings_module
 from include.nightshift import usecase
+from include.nightshift.lakehouse import log
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.usecase import Feed, UseCase
 
@@ -46,6 +47,9 @@ class TableColumn:
     type: str
     comment: str
     clock: bool = False
+
+    def ddl(self) -> str:
+        return f"{self.name} {self.type} comment {lakehouse.literal(self.comment)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,7 @@ class Table:
 
     def ddl(self) -> str:
         """`create table if not exists …`."""
-        columns = ",\n  ".join(f"{c.name} {c.type} comment {lakehouse.literal(c.comment)}" for c in self.columns)
+        columns = ",\n  ".join(column.ddl() for column in self.columns)
         partition = f"\npartitioned by ({', '.join(self.partition)})" if self.partition else ""
         properties = ", ".join(f"'{key}' = '{value}'" for key, value in PROPERTIES.items())
         comment = lakehouse.literal(self.comment)
@@ -395,7 +399,6 @@ STALE_NIGHTS = Table(
     schema="ops",
     name="stale_nights",
     comment="Nights to rebuild, because what they rest on changed after they were built. One row per night and table.",
-    partition=(),
     columns=(
         _DAY,
         TableColumn("table_name", "string", "The table whose night is stale."),
@@ -428,7 +431,7 @@ def of(use_case: UseCase) -> tuple[Table, ...]:
 
 
 def create(session: SparkSession, settings: Settings) -> list[str]:
-    """Create the schemas and tables that are missing; returns the names of the new ones."""
+    """Create the schemas and tables that are missing, and add columns that a table lacks; returns the names of the new tables."""
     wanted = {str(table): table for table in (*SHARED, *(t for u in usecase.registered(settings) for t in of(u)))}
     present: set[str] = set()
     for schema, comment in SCHEMAS.items():
@@ -438,7 +441,17 @@ def create(session: SparkSession, settings: Settings) -> list[str]:
     missing = [table for name, table in wanted.items() if name not in present]
     for table in missing:
         session.sql(table.ddl())
+    for name in sorted(present & set(wanted)):
+        _extend(session, settings, wanted[name])
     return [str(table) for table in missing]
+
+
+def _extend(session: SparkSession, settings: Settings, table: Table) -> None:
+    """Add the columns that a table of an earlier version lacks: null in the rows it has."""
+    held = {field.name for field in log.opened(settings, table).schema().fields}
+    added = [column for column in table.columns if column.name not in held]
+    if added:
+        session.sql(f"alter table {table} add columns ({', '.join(column.ddl() for column in added)})")
 
 
 if __name__ == "__main__":

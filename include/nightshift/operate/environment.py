@@ -46,6 +46,7 @@ def nightshift_variables(settings: Settings) -> dict[str, str]:
         "NIGHTSHIFT_LAKEHOUSE_MEMORY": settings.lakehouse_memory,
         "NIGHTSHIFT_LOCAL_PREEMPTIONS": str(settings.local_preemptions),
         "NIGHTSHIFT_APPROVER": settings.approver,
+        "NIGHTSHIFT_NOTIFY": " ".join(settings.notify),
     }
     return variables | {f"NIGHTSHIFT_PORT_{name.upper()}": str(port) for name, port in vars(settings.ports).items()}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import stale, tables, writes
 from include.nightshift.lakehouse.session import literal, where
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def publish(session: SparkSession, settings: Settings, use_case: UseCase, nights
         written = writes.replace(session, settings, tables.alerts(use_case), listed, {"day": nights}, rows_expected=sum(lengths.values()))
     finally:
         listed.unpersist()
+    stale.rebuilt(settings, tables.alerts(use_case), nights)
     return dict.fromkeys(nights, 0) | lengths, written.version
 
 

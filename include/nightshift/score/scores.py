@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import log, tables, writes
+from include.nightshift.lakehouse import log, stale, tables, writes
 from include.nightshift.lakehouse.session import where
 from include.nightshift.promote import registry
 
@@ -54,6 +54,7 @@ def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
         scored = scored_by(frame, settings, use_case, version, features_version)
         expected = sum(log.rows_by_night(settings, features, {"day": reigned}).values())
         writes.replace(session, settings, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=expected)
+    stale.rebuilt(settings, table, list(models))
     written = log.rows_by_night(settings, table, {"day": nights, "role": ["champion"]})
     return Scored({night: written.get(night, 0) for night in models}, models, log.version(settings, table), time.monotonic() - started)
 

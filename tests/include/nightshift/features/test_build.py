@@ -62,7 +62,7 @@ def world(seed: int = 3) -> tuple[list[Event], list[Judged]]:
             late = dice.choice((0, 0, 1, 2, 3, 5, 8, 13, 35)) * DAY
             # Few times of day, so that rows meet each other and the edges of windows exactly.
             at = datetime.combine(night, datetime.min.time(), UTC) - late + timedelta(hours=dice.choice((0, 6, 7, 12, 23)))
-            event = Event(len(events) + 1, night, at, dice.randint(1, 3), dice.randint(1, 4), dice.randint(0, 30_000))
+            event = Event(14_000_000 + len(events), night, at, dice.randint(1, 3), dice.randint(1, 4), dice.randint(0, 30_000))
             events.append(event)
             reported = (
                 at + 7 * DAY + dice.choice((-3 * DAY, timedelta(0), timedelta(0), timedelta(microseconds=1), timedelta(hours=5), 4 * DAY))
@@ -113,12 +113,14 @@ def test_features_equal_the_reference_built_night_by_night_and_all_at_once(
     wanted = {e.id: reference(events, verdicts, e) for e in events}
 
     opening, last = NIGHTS[:-ONE_BY_ONE], NIGHTS[-ONE_BY_ONE:]
-    for feed in use_case.feeds:
+    # Three of four rows are late here, which no contract would stand.
+    feeds = [replace(feed, batch_rules=()) for feed in use_case.feeds]
+    for feed in feeds:
         brought = ingest(session, installation, feed, opening)
         assert sum(brought.landed.values()) == sum(brought.accepted.values()) > 100
 
     for night in last:
-        for feed in use_case.feeds:
+        for feed in feeds:
             assert ingest(session, installation, feed, [night]).rejected == {night: 0}
         build.build(session, installation, use_case, [night])
         assert built(session, use_case, night, night) == {e.id: wanted[e.id] for e in events if e.night == night}

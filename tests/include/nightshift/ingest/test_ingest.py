@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -132,7 +133,9 @@ def test_files_that_cannot_be_trusted_write_nothing_and_the_other_nights_go_on(
     assert versions(installation, feed) == before
 
     following = night + timedelta(days=1)
-    (path.parent / f"{following}.csv.gz").write_bytes(gzip.compress(UGLY.read_bytes().replace(b"2026-11-20", str(following).encode())))
+    # Keys of their own: those of older nights are known, however long ago they came.
+    ugly = re.sub(rb"\n(\d)", rb"\n90\1", UGLY.read_bytes().replace(b"2026-11-20", str(following).encode()))
+    (path.parent / f"{following}.csv.gz").write_bytes(gzip.compress(ugly))
     assert ingest(session, installation, feed, [following]).accepted == {following: 3}
     assert [row["rule"] for row in quarantine(session, following)] == ["malformed"] * 3
 
