@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from include.nightshift import durable
 from include.nightshift.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -56,17 +57,8 @@ class Checkpoint:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Put a file in place whole or not at all, and have it survive a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with durable.placed(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def complete(folder: Path) -> list[int]:

@@ -1,0 +1,33 @@
+"""Durable files: in place whole or not at all, and still there after a power cut. Python's standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; what was written takes the place of `path` when the block ends well, and is gone when it does not.
+
+    A process that is killed leaves `.<name>.tmp` behind, which the next one overwrites: one writer at a time.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        _synced(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _synced(path.parent)
+
+
+def _synced(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
