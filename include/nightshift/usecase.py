@@ -17,6 +17,8 @@ from include.nightshift.rules import BatchRule, FeedRule, RowRule
 from include.nightshift.settings import Settings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RELATION = re.compile(rf"{_NAME.pattern}\.{_NAME.pattern}")
+_CONNECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TYPE = re.compile(r"bigint|int|double|string|date|timestamp|decimal\(\d+,\d+\)")
 
 
@@ -43,6 +45,30 @@ class Column:
         _check_name("column", self.name)
         if not _TYPE.fullmatch(self.type):
             raise ConfigurationError(f"column {self.name}: type {self.type!r} is none of {_TYPE.pattern}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull:
+    """Where a feed is pulled from when nobody drops it: a relation of a PostgreSQL database that says when each row was last written."""
+
+    connection: str
+    """Name of the Airflow connection; address and password live there, never here."""
+    relation: str
+    """`schema.table` (or view) whose columns bear the feed's names."""
+    watermark: str
+    """Its column (timestamptz, or timestamp in UTC) that every insert and update sets to the time of writing. The feed need not have it."""
+    overlap_hours: int = 24
+    """How long a transaction may stay open: a row that is committed up to so much later than its watermark says still comes, once."""
+
+    def __post_init__(self) -> None:
+        if not _CONNECTION.fullmatch(self.connection):
+            # Not shown: it may be an address with a password in it.
+            raise ConfigurationError("pull: `connection` names an Airflow connection (letters, digits and _.-), it is no address")
+        if not _RELATION.fullmatch(self.relation):
+            raise ConfigurationError(f"pull: relation {self.relation!r} is no schema.table of lower-case words joined by underscores")
+        _check_name("watermark", self.watermark)
+        if self.overlap_hours < 1:
+            raise ConfigurationError(f"pull: overlap_hours is at least 1, not {self.overlap_hours}; no commit is instant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +100,8 @@ class Feed:
     """Last night with a file; later nights are empty. None: the feed goes on."""
     dedup_days: int = 35
     """How many earlier nights a key is looked for, row by row; beyond, where the key ranges of older nights' files allow it."""
+    pull: Pull | None = None
+    """Set: `ingest.pull` lands the night's file, and an updated row comes again with the night of its update. None: somebody drops it."""
 
     def __post_init__(self) -> None:
         _check_name("feed", self.name)

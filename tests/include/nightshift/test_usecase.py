@@ -7,7 +7,7 @@ import pytest
 from include.nightshift import usecase
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.settings import Settings
-from include.nightshift.usecase import Column, DriftPolicy, Feed, GatePolicy, Recipe, UseCase
+from include.nightshift.usecase import Column, DriftPolicy, Feed, GatePolicy, Pull, Recipe, UseCase
 
 
 def test_the_installation_says_when_a_feed_begins() -> None:
@@ -62,3 +62,27 @@ def test_names_and_types_that_become_sql_are_checked() -> None:
         Column("amount", "double) --", "")
     with pytest.raises(ConfigurationError, match="none of its columns"):
         Feed(name="visits", description="", columns=(Column("visit_id", "bigint", ""),), key="visit_id", event_time="at")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"relation": "orders"}, "no schema.table"),
+        ({"relation": 'public.orders"; drop table x; --'}, "no schema.table"),
+        ({"relation": "public.Orders"}, "no schema.table"),
+        ({"watermark": "written at"}, "watermark 'written at'"),
+        ({"overlap_hours": 0}, "overlap_hours is at least 1"),
+        ({"connection": ""}, "names an Airflow connection"),
+    ],
+)
+def test_a_pull_that_names_no_relation_column_or_connection_is_refused(change: dict[str, Any], message: str) -> None:
+    pull = Pull(connection="shop", relation="public.orders", watermark="written_at")
+    assert pull.overlap_hours == 24
+    with pytest.raises(ConfigurationError, match=message):
+        replace(pull, **change)
+
+
+def test_an_address_in_the_place_of_a_connections_name_is_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigurationError, match="it is no address") as caught:
+        Pull(connection="postgresql://me:hunter2@db/shop", relation="public.orders", watermark="written_at")
+    assert "hunter2" not in str(caught.value)
