@@ -28,14 +28,23 @@ dags = {
             task.task_id: {
                 "owner": task.owner, "retries": task.retries,
                 "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
-                "type": task.task_type,
+                "type": task.task_type, "after": sorted(task.upstream_task_ids),
             }
             for task in dag.tasks
         },
+        "params": sorted(dag.params),
     }
     for dag in bag.dags.values()
 }
 print("ANSWER" + json.dumps({"errors": bag.import_errors, "dags": dags}))
+"""
+
+PULLED = """
+from dataclasses import replace
+from include.nightshift.usecase import Pull
+from include.usecases.card_fraud import usecase as card_fraud
+pull = Pull(connection="switch", relation="public.transactions", watermark="written_at")
+card_fraud.USE_CASE = replace(card_fraud.USE_CASE, events=replace(card_fraud.USE_CASE.events, pull=pull))
 """
 
 # Airflow and its operators are there in the process that parses; what the file adds is what counts.
@@ -121,6 +130,24 @@ def test_the_human_is_asked_with_the_retries_that_a_quick_answer_needs(bag: dict
     approve = bag["card_fraud_train"]["tasks"]["approve"]
     assert approve["type"] == "HITLOperator"
     assert approve["retries"] >= 2
+
+
+def test_a_feed_that_is_pulled_is_pulled_before_it_is_ingested_and_the_rest_is_as_without(
+    bag: dict[str, Any], airflow_environment: dict[str, str]
+) -> None:
+    pulled = ask(PULLED + LOOK, airflow_environment, str(ROOT / "dags"))
+    assert pulled["errors"] == {}
+    for name, dag in pulled["dags"].items():
+        after = {task: seen["after"] for task, seen in dag["tasks"].items()}
+        without = {task: seen["after"] for task, seen in bag[name]["tasks"].items()}
+        assert not any(task.startswith("pull_") for task in without), name
+        if name in ("card_fraud_ingest", "card_fraud_backfill"):
+            assert dag["tasks"]["pull_transactions"]["type"] == "PullOperator"
+            assert after.pop("pull_transactions") == without["transactions"]
+            assert after.pop("transactions") == ["pull_transactions"]
+            del without["transactions"]
+        assert after == without, name
+    assert set(pulled["dags"]["card_fraud_backfill"]["params"]) - set(bag["card_fraud_backfill"]["params"]) == {"pull_again"}
 
 
 def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(airflow_environment: dict[str, str]) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException
+
 from include.nightshift import ingest, notify
 from include.nightshift.errors import ContractError
+from nightshift_airflow import connections
 from nightshift_airflow.operators.night import NightOperator, by_night
 
 if TYPE_CHECKING:
@@ -21,6 +24,39 @@ if TYPE_CHECKING:
 
 ACCEPTED = "{{ params.accept }}"
 """Rules that somebody lets through, separated by commas: what the form of the run says."""
+
+
+class PullOperator(NightOperator):
+    """Lands the nights' files of a feed that is pulled, in their order; a night that has its file is left as it is.
+
+    :param feed: name of the feed.
+    :param again: `True`: replace files that were pulled by what the source holds of their nights now; templated.
+    """
+
+    template_fields: Sequence[str] = (*NightOperator.template_fields, "again")
+
+    def __init__(self, *, feed: str, again: str = "False", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.feed = feed
+        self.again = again
+
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.ingest import pull
+
+        feed = next(feed for feed in use_case.feeds if feed.name == self.feed)
+        if feed.pull is None:
+            raise AirflowFailException(f"feed {feed.name} of {use_case.name} is not pulled: Feed.pull is None")
+        uri = connections.postgresql(feed.pull.connection)
+        rows, late = {}, {}
+        for night in nights:
+            pulled = pull.pull(settings, feed, night, uri, again=str(self.again) == "True")
+            if pulled is None:
+                self.log.info("%s %s: no drop is owed", feed.name, night)
+                continue
+            counts = f"{pulled.late} of them late, {pulled.left_out} brought before, {pulled.seconds:.1f} s" if pulled.read else "as it was"
+            self.log.info("%s %s: %s rows at %s, %s", feed.name, night, pulled.rows, pulled.path, counts)
+            rows[night.isoformat()], late[night.isoformat()] = pulled.rows, pulled.late
+        return {"rows": rows, "late": late}
 
 
 class IngestOperator(NightOperator):
