@@ -71,6 +71,11 @@ class Table:
         return [column.name for column in self.columns]
 
     @property
+    def is_record(self) -> bool:
+        """Whether it is the platform's own, written by `lakehouse.records` (delta-rs) and never by Spark."""
+        return self.schema == "ops"
+
+    @property
     def content(self) -> list[str]:
         """The columns that a content hash covers."""
         return [column.name for column in self.columns if not column.clock]
@@ -353,6 +358,19 @@ NIGHTS = Table(
         TableColumn("state", "string", "done, empty or skipped."),
     ),
 )
+TABLE_PINS = Table(
+    schema="ops",
+    name="table_pins",
+    comment="Table versions that `maintain` keeps. One row per version and reason.",
+    partition=(),
+    columns=(
+        TableColumn("table_name", "string", "The table, with its schema."),
+        TableColumn("version", "bigint", "The version."),
+        TableColumn("why", "string", "Who needs it: a training run's id, or a person's word."),
+        TableColumn("until", "date", "The last day it is kept; null until it is released."),
+        TableColumn("pinned_at", "timestamp", "When it was pinned.", clock=True),
+    ),
+)
 
 BATCHES = Table(
     schema="ops",
@@ -421,6 +439,7 @@ SHARED = (
     BATCHES,
     CONTRACT_RESULTS,
     STALE_NIGHTS,
+    TABLE_PINS,
 )
 
 

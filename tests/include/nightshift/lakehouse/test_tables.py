@@ -46,6 +46,7 @@ def test_a_content_hash_leaves_out_clocks_and_nothing_else(use_case: UseCase) ->
         "ops.batches.ingested_at",
         "ops.contract_results.judged_at",
         "ops.stale_nights.marked_at",
+        "ops.table_pins.pinned_at",
     }
 
 
