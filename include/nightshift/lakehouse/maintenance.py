@@ -123,9 +123,7 @@ def compact(session: SparkSession, settings: Settings, table: Table) -> int:
     return retried(attempt, str(table))
 
 
-def _kept(
-    settings: Settings, table: Table, found: Iterable[File], now: datetime, keep_days: int
-) -> tuple[dict[int, str], frozenset[str]]:
+def _kept(settings: Settings, table: Table, found: Iterable[File], now: datetime, keep_days: int) -> tuple[dict[int, str], frozenset[str]]:
     """The versions to keep with the reason for each, and the files they need.
 
     Raises:
