@@ -166,7 +166,9 @@ def retried(attempt: Callable[[], Result], table: str) -> Result:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether Delta (Spark's or delta-rs) refused a commit because another one came first."""
+    """Whether Delta (Spark's or delta-rs) refused a commit because another one came first, or a purge took the log it was reading."""
     text = str(error)
+    if "_delta_log" in text and "FAILED_READ_FILE.FILE_NOT_EXIST" in text:
+        return True
     sparks = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
     return any(mark in text for mark in (*sparks, "Failed to commit transaction"))
