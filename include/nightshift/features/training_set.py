@@ -53,13 +53,18 @@ def split(use_case: UseCase, first: date, as_of: date) -> Split:
     return Split(as_of, first, train_last, holdout_first, holdout_last)
 
 
+def tables_read(use_case: UseCase) -> tuple[tables.Table, tables.Table, tables.Table]:
+    """The tables that a training run reads: features, events and verdicts."""
+    return tables.features(use_case), tables.silver(use_case.events), tables.silver(use_case.labels)
+
+
 def pin(settings: Settings, use_case: UseCase, as_of: date) -> tuple[Split, dict[str, int]]:
     """Fix what a training run reads: the split, and the versions of features, events and verdicts.
 
     Raises:
         NotMaturedError: features or verdicts of the nights are not there yet.
     """
-    read = (tables.features(use_case), tables.silver(use_case.events), tables.silver(use_case.labels))
+    read = tables_read(use_case)
     versions = {str(table): log.version(settings, table) for table in read}
     held = log.extent(settings, read[0], versions[str(read[0])])
     if held is None or held[1] < as_of - timedelta(days=use_case.label_delay_days):
@@ -91,9 +96,7 @@ def export(session: SparkSession, use_case: UseCase, split_: Split, versions: di
     `frauds/` lists (day, entity) of what was found among the events from two delays before the first held-out night:
     whom the protocol counts as known. A verdict not reported is unknown, not genuine: such rows are in neither set.
     """
-    features, events, labels = (
-        at(table, versions) for table in (tables.features(use_case), tables.silver(use_case.events), tables.silver(use_case.labels))
-    )
+    features, events, labels = (at(table, versions) for table in tables_read(use_case))
     target, key, entity = use_case.target, use_case.events.key, use_case.entity
     known = f"(select {key}, {target} from {labels} where day <= {literal(split_.as_of)})"
     columns = ", ".join(f"f.{name}" for name in ("day", key, entity, use_case.events.event_time, *use_case.feature_names))

@@ -93,7 +93,11 @@ class Table:
             "date": pa.date32(),
             "timestamp": pa.timestamp("us", tz="UTC"),
         }
-        schema = pa.schema([(column.name, types[column.type]) for column in self.columns])
+
+        def typed(name: str) -> pa.DataType:
+            return pa.decimal128(*map(int, name[8:-1].split(","))) if name.startswith("decimal(") else types[name]
+
+        schema = pa.schema([(column.name, typed(column.type)) for column in self.columns])
         return pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema=schema)
 
     def ddl(self) -> str:

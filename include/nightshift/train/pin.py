@@ -1,17 +1,19 @@
 """Pin: fix what a training run reads, and lay it in the run's folder. The last step that needs the lakehouse.
 
-`<home>/runs/<run id>/`: `run.json` comes last, so that a folder with it is whole.
+`<home>/runs/<run id>/`: `run.json` comes last, so that a folder with it is whole. The table versions that were read are pinned
+(`ops.table_pins`) before the first row is: whoever asks later what the model saw can still look.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.nightshift.features import training_set
+from include.nightshift.lakehouse import pins
 from include.nightshift.settings import ROOT
 from include.nightshift.train.run import RUN, TrainingRun
 
@@ -21,18 +23,25 @@ if TYPE_CHECKING:
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import Recipe, UseCase
 
+PINNED_DAYS = 365
+"""How long the versions that a run read are kept from the day of its start; a model rarely reigns longer."""
+
 
 def pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date) -> Path:
     """The folder of the run that trains the recipe as of a night; the same inputs give the same folder, made once.
 
     Raises:
         NotMaturedError: features or verdicts of the nights are not there yet, or too few of them.
+        LakehouseError: `maintain` took one of the versions before it was pinned; asking again reads newer ones.
     """
     split, versions = training_set.pin(settings, use_case, as_of)
     run_id = training_set.run_id(use_case, recipe, split, versions)
     folder = settings.home / "runs" / run_id
     if (folder / RUN).exists():
         return folder
+    until = datetime.now(UTC).date() + timedelta(days=PINNED_DAYS)
+    for table in training_set.tables_read(use_case):
+        pins.pin(settings, table, versions[str(table)], run_id, until)
     digest = training_set.export(session, use_case, split, versions, folder / "data")
     TrainingRun(
         run_id=run_id,
