@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 KEPT = 2
 """The newest, and the one before should the newest prove damaged."""
 
+LOCK = "lock"
+"""Names the process that writes."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -146,7 +149,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         CheckpointError: another process is training this run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
+    with (folder / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -165,12 +168,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
 def writer(folder: Path) -> int | None:
     """The process that holds a run, by the number it has where it runs; None where nobody does."""
     try:
-        with (folder / "lock").open() as lock:
+        with (folder / LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        text = (folder / "lock").read_text().strip()
+        text = (folder / LOCK).read_text().strip()
         return int(text) if text.isdigit() else None
     return None
 
