@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import CronPartitionTimetable, Param, PartitionedAtRuntime
+from airflow.sdk import CronPartitionTimetable, CronTriggerTimetable, Param, PartitionedAtRuntime
 
 from include.nightshift import settings
 from include.nightshift.usecase import UseCase
@@ -49,3 +49,8 @@ def accept() -> Param:
     """The parameter that lets a batch through though a rule would stop it."""
     words = "Contract rules that may not stop a batch this time, separated by commas. Remembered for these very files."
     return Param("", type="string", pattern=r"^([a-z][a-z0-9_]*(,[a-z][a-z0-9_]*)*)?$", description=words)
+
+
+def weekly() -> CronTriggerTimetable | None:
+    """Sundays at half past four UTC, when the night's runs are long over; with NIGHTSHIFT_CLOCK=off only when somebody asks."""
+    return CronTriggerTimetable("30 4 * * 0", timezone="UTC") if settings.load().clock else None

@@ -24,6 +24,7 @@ bag = DagBag(sys.argv[1])
 dags = {
     dag.dag_id: {
         "file": dag.fileloc, "doc": dag.doc_md, "tags": sorted(dag.tags), "max_active_runs": dag.max_active_runs,
+        "timetable": type(dag.timetable).__name__, "params": dag.params.dump(),
         "tasks": {
             task.task_id: {
                 "owner": task.owner, "retries": task.retries,
@@ -104,7 +105,8 @@ def bag(airflow_environment: dict[str, str]) -> dict[str, Any]:
 
 
 def test_each_file_makes_one_dag_per_use_case_named_by_its_stem(bag: dict[str, Any]) -> None:
-    assert sorted(bag) == [f"card_fraud_{stem}" for stem in ("backfill", "features", "ingest", "monitor", "release", "score", "train")]
+    stems = ("backfill", "features", "ingest", "maintain", "monitor", "release", "score", "train")
+    assert sorted(bag) == [f"card_fraud_{stem}" for stem in stems]
     assert {name: Path(dag["file"]).stem for name, dag in bag.items()} == {name: name.removeprefix("card_fraud_") for name in bag}
 
 
@@ -148,6 +150,21 @@ def test_a_feed_that_is_pulled_is_pulled_before_it_is_ingested_and_the_rest_is_a
             del without["transactions"]
         assert after == without, name
     assert set(pulled["dags"]["card_fraud_backfill"]["params"]) - set(bag["card_fraud_backfill"]["params"]) == {"pull_again"}
+
+
+def test_maintain_runs_weekly_one_at_a_time_and_with_the_clock_off_never_by_itself(
+    bag: dict[str, Any], airflow_environment: dict[str, str]
+) -> None:
+    maintain = bag["card_fraud_maintain"]
+    assert (maintain["timetable"], maintain["max_active_runs"]) == ("CronTriggerTimetable", 1)
+    assert maintain["params"] == {"keep_days": 30}
+    assert {name: task["type"] for name, task in maintain["tasks"].items()} == {
+        "tables": "MaintainOperator",
+        "checkpoints": "PruneOperator",
+    }
+    off = ask(LOOK, airflow_environment | {"NIGHTSHIFT_CLOCK": "off"}, str(ROOT / "dags" / "maintain.py"))
+    assert off["errors"] == {}
+    assert off["dags"]["card_fraud_maintain"]["timetable"] == "NullTimetable"
 
 
 def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(airflow_environment: dict[str, str]) -> None:
