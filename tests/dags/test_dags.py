@@ -33,7 +33,6 @@ dags = {
             }
             for task in dag.tasks
         },
-        "params": sorted(dag.params),
     }
     for dag in bag.dags.values()
 }
