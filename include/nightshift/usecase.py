@@ -105,6 +105,7 @@ class Feed:
 
     def __post_init__(self) -> None:
         _check_name("feed", self.name)
+        version_number(self.version)
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise ConfigurationError(f"feed {self.name}: a column stands twice in {names}")
@@ -136,6 +137,8 @@ class Feed:
 
 def version_number(version: str) -> tuple[int, ...]:
     """`1.10.0` as (1, 10, 0), so that versions have an order."""
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise ConfigurationError(f"version {version!r} is no MAJOR.MINOR.PATCH, such as 1.0.0")
     return tuple(int(part) for part in version.split("."))
 
 
