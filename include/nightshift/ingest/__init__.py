@@ -80,9 +80,7 @@ def release(session: SparkSession, settings: Settings, feed: Feed, nights: Seque
     started, done = time.monotonic(), Ingested(feed.name)
     held = batches.held(settings, feed, min(nights) - timedelta(days=feed.dedup_days), max(nights))
     if missing := [night for night in nights if night not in held]:
-        raise LandingError(
-            f"bronze.{feed.name}: night {missing[0]} was never ingested, so there is nothing to release: run `ingest` for it"
-        )
+        raise LandingError(f"bronze.{feed.name}, night {missing[0]}: it was never ingested, so nothing waits there: run `ingest` for it")
     digests = {night: record["inputs"] for night, record in held.items()}
     again = []
     for batch in batches.recorded(held[night] for night in nights):
