@@ -5,6 +5,8 @@ Two runs of one night meet; whoever comes second finds the same content and leav
 
 from __future__ import annotations
 
+import functools
+import operator
 import random
 import time
 import uuid
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 8
 """How often one write meets another writer before it gives up."""
+
+ROWS_PER_FILE = 400_000
+"""Rows of a single night from which on it is written as two files, at once."""
 
 Result = TypeVar("Result")
 
@@ -79,7 +84,7 @@ def replace(
         predicate = where({**slice_, "day": nights})
         wanted = typed if len(nights) == len(slice_["day"]) else typed.where(where({"day": nights}))
         # One file per night, or few: what a table costs to read is its files.
-        packed = wanted.repartition(*table.partition) if len(nights) > 1 else wanted.coalesce(1)
+        packed = wanted.repartition(*table.partition) if len(nights) > 1 else wanted.coalesce(1 + rows_expected // ROWS_PER_FILE)
         mark = uuid.uuid4().hex
         # By its path: by its name, Spark would also write the unchanged table to its catalog.
         options = {"replaceWhere": predicate, "userMetadata": mark}
@@ -98,10 +103,14 @@ def replace(
 
 
 def _different(session: SparkSession, table: Table, wanted: DataFrame, slice_: Mapping[str, Collection[Any]]) -> list[date]:
-    """The nights of the slice whose content differs between the table and the frame."""
-    held = fingerprints(session.table(str(table)).where(where(slice_)), table.content)
-    new = fingerprints(wanted, table.content)
-    return sorted(night for night in {*held, *new} if held.get(night) != new.get(night))
+    """The nights of the slice whose content differs between the table and the frame: both are read in one job."""
+    from pyspark.sql import functions as F
+
+    held = session.table(str(table)).where(where(slice_))
+    sides = [_hashed(frame, table.content, "day").withColumn("side", F.lit(side)) for side, frame in enumerate((held, wanted))]
+    rows = sides[0].unionByName(sides[1]).groupBy("day", "side").agg(*_sums()).toArrow().to_pylist()
+    seen = {(row["day"], row["side"]): _figures(row) for row in rows}
+    return sorted({night for night, _ in seen if seen.get((night, 0)) != seen.get((night, 1))})
 
 
 def in_memory(session: SparkSession, table: pa.Table) -> DataFrame:
@@ -119,29 +128,26 @@ def fingerprint(frame: DataFrame, columns: Iterable[str]) -> tuple[int, int, int
     return _figures(_hashed(frame, columns).agg(*_sums()).toArrow().to_pylist()[0])
 
 
-def fingerprints(frame: DataFrame, columns: Iterable[str]) -> dict[date, tuple[int, int, int]]:
-    """The fingerprint of each night's rows."""
-    rows = _hashed(frame, columns, "day").groupBy("day").agg(*_sums()).toArrow().to_pylist()
-    return {row["day"]: _figures(row) for row in rows}
-
-
 def _hashed(frame: DataFrame, columns: Iterable[str], *beside: str) -> DataFrame:
     from pyspark.sql import functions as F
 
-    # Null has its own mark, because xxhash64 passes over nulls.
-    marked = [part for name in sorted(columns) for part in (F.col(name).isNull(), F.col(name))]
-    return frame.select(*beside, F.xxhash64(*marked).alias("h"))
+    names = sorted(columns)
+    # Which columns are null is hashed beside the values, a bit for each, because xxhash64 passes over nulls.
+    bits = [F.shiftleft(F.col(name).isNull().cast("bigint"), number % 60) for number, name in enumerate(names)]
+    nulls = [functools.reduce(operator.add, bits[begin : begin + 60]) for begin in range(0, len(bits), 60)]
+    return frame.select(*beside, F.xxhash64(*names, *nulls).alias("h"))
 
 
 def _sums() -> list[Any]:
+    """Count, sum of the hashes (by halves, so that no sum overflows) and their exclusive or."""
     from pyspark.sql import functions as F
 
-    total = F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("total")
-    return [F.count(F.lit(1)).alias("n"), total, F.coalesce(F.bit_xor("h"), F.lit(0)).alias("mixed")]
+    halves = [F.coalesce(F.sum(F.expr(half)), F.lit(0)).alias(name) for name, half in (("high", "h >> 32"), ("low", "h & 4294967295L"))]
+    return [F.count(F.lit(1)).alias("n"), *halves, F.coalesce(F.bit_xor("h"), F.lit(0)).alias("mixed")]
 
 
 def _figures(row: Mapping[str, Any]) -> tuple[int, int, int]:
-    return int(row["n"]), int(row["total"]), int(row["mixed"])
+    return int(row["n"]), (int(row["high"]) << 32) + int(row["low"]), int(row["mixed"])
 
 
 def retried(attempt: Callable[[], Result], table: str) -> Result:
