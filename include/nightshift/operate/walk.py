@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import UseCase
 
 NIGHTLY = ("ingest", "features", "score", "monitor")
-DAGS = (*NIGHTLY, "train", "backfill")
+DAGS = (*NIGHTLY, "train", "backfill", "release", "maintain")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Walk:
         """Bring the nights, both included, through the stages from `start_at` on."""
         conf = {"first_night": first.isoformat(), "last_night": last.isoformat(), "start_at": start_at}
         self.airflow.run(self.dag("backfill"), conf=conf)
+
+    def release(self, first: date, last: date) -> None:
+        """Judge the nights, both included, again by the contracts as they are."""
+        self.airflow.run(self.dag("release"), conf={"first_night": first.isoformat(), "last_night": last.isoformat()})
 
     def train(self, as_of: date, **conf: int) -> str:
         """Start a training; returns its run id."""
