@@ -98,14 +98,13 @@ def csv(content: bytes) -> Rows:
     # A line of its own after the last: when it does not come out as the last row, the end lies within quotes.
     end = b"nightshift-end" + b"," * len(columns)
     ended = content + (b"" if content.endswith((b"\n", b"\r")) else b"\n") + end + b"\n"
+    # Arrow refuses a whole file for one row that it cannot part and that is no UTF-8. Each byte is made a character for it, and back.
+    strange = not _is_utf8(content)
+    ended = ended.decode("latin-1").encode() if strange else ended
     refused: list[tuple[int, str, str]] = []
 
     def refuse(row: arrow_csv.InvalidRow) -> str:
-        # A text that is no UTF-8 cannot be asked for as such.
-        try:
-            text = row.text
-        except UnicodeDecodeError as error:
-            text = error.object.decode("utf-8", "backslashreplace")
+        text = row.text.encode("latin-1").decode("utf-8", "backslashreplace") if strange else row.text
         refused.append((row.number - 1, text, f"{row.actual_columns} columns, expected {row.expected_columns}"))
         return "skip"
 
@@ -124,6 +123,10 @@ def csv(content: bytes) -> Rows:
     if not refused or refused[-1][1] != end.decode():
         raise FormatError("has a quote that is opened and never closed: what follows it cannot be told apart")
     refused.pop()
+    for number, name in enumerate(columns if strange else ()):
+        table = table.set_column(
+            number, name, pa.array([value.decode().encode("latin-1") for value in table[name].to_pylist()], pa.binary())
+        )
     return _parted(table, columns, refused, content)
 
 
@@ -222,31 +225,38 @@ def json_lines(content: bytes, wanted: Sequence[str]) -> Rows:
 
     _check_encoding(content)
     content = content.removeprefix(b"\xef\xbb\xbf")
-    seen: dict[str, None] = {}
-    records: list[dict[str, Any]] = []
+    lines: list[int] = []
+    objects: list[dict[str, Any]] = []
+    malformed: list[str | None] = []
+    texts: list[str | None] = []
     for line, text in enumerate(content.split(b"\n"), 1):
         if not text.strip():
             continue
-        record: dict[str, Any] = {"_row": len(records) + 1, "_line": line, "_malformed": None, "_text": None}
-        try:
-            values = json.loads(text.decode(), parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_once)
-            if not isinstance(values, dict):
-                raise ValueError(f"a {type(values).__name__}, expected an object")
-            as_text = {name: _text(value) for name, value in values.items()}
-            if any("\x00" in value for value in as_text.values() if value):
-                raise ValueError("a NUL byte")
-            seen.update(dict.fromkeys(as_text))
-            record |= as_text
-        except (ValueError, RecursionError) as error:
-            why = "bytes that are no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-            record |= {"_malformed": f"no JSON object: {why}", "_text": text.decode("utf-8", "backslashreplace").replace("\x00", "\\x00")}
-        records.append(record)
-    columns = [*[name for name in wanted if name in seen], *[name for name in seen if name not in wanted]]
-    if not records:
-        columns = list(wanted)  # an empty night has no line to name its columns
-    types = {"_row": pa.int64(), "_line": pa.int64()}
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in [*columns, *PROVENANCE]])
-    return Rows(columns, pa.Table.from_pylist([{name: r.get(name) for name in schema.names} for r in records], schema=schema), {})
+        values, why = _object(text)
+        lines.append(line)
+        objects.append(values)
+        malformed.append(why)
+        texts.append(None if why is None else text.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"))
+    seen = dict.fromkeys(name for values in objects for name in values)
+    # An empty night has no line to name its columns.
+    columns = [name for name in wanted if name in seen or not objects] + [name for name in seen if name not in wanted]
+    arrays: dict[str, Any] = {name: pa.array([_text(values.get(name)) for values in objects], pa.string()) for name in columns}
+    arrays |= {"_row": pa.array(range(1, len(objects) + 1), pa.int64()), "_line": pa.array(lines, pa.int64())}
+    arrays |= {"_malformed": pa.array(malformed, pa.string()), "_text": pa.array(texts, pa.string())}
+    return Rows(columns, pa.table(arrays), {})
+
+
+def _object(text: bytes) -> tuple[dict[str, Any], str | None]:
+    """The object on a line; nothing, and why, where the line holds none."""
+    try:
+        values = _DECODER.decode(text.decode())
+        if not isinstance(values, dict):
+            return {}, f"no JSON object: a {type(values).__name__}"
+        if b"\\u0000" in text and any("\x00" in name + (_text(value) or "") for name, value in values.items()):
+            return {}, "no JSON object: a NUL byte"
+    except (ValueError, RecursionError) as error:
+        return {}, f"no JSON object: {'bytes that are no UTF-8' if isinstance(error, UnicodeDecodeError) else error}"
+    return values, None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -254,6 +264,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         raise ValueError("a name stands twice")
     return values
+
+
+_DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_once)
 
 
 def _text(value: Any) -> str | None:
