@@ -17,15 +17,28 @@ def placed(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
-        _synced(temporary)
+        synced(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _synced(path.parent)
+    synced(path.parent)
 
 
-def _synced(path: Path) -> None:
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that only this user can read, at no moment anybody else.
+
+    Raises:
+        FileExistsError: there is one of that name.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(content)
+    synced(path)
+    synced(path.parent)
+
+
+def synced(path: Path) -> None:
+    """Have a file's content, or a folder's names, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
