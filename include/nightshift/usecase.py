@@ -45,6 +45,8 @@ class Column:
         _check_name("column", self.name)
         if not _TYPE.fullmatch(self.type):
             raise ConfigurationError(f"column {self.name}: type {self.type!r} is none of {_TYPE.pattern}")
+        if self.personal and self.type == "double":
+            raise ConfigurationError(f"column {self.name}: a pseudonym stands for an exact value, which a double is not: write a decimal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,11 @@ class Feed:
     def drops_on(self, night: date) -> bool:
         """Whether a file is owed for this night."""
         return (self.first_drop is None or night >= self.first_drop) and (self.last_drop is None or night <= self.last_drop)
+
+    @property
+    def personal(self) -> list[str]:
+        """Names of the columns that name or describe a person."""
+        return [column.name for column in self.columns if column.personal]
 
     @property
     def headers(self) -> dict[str, tuple[str, ...]]:
@@ -266,6 +273,11 @@ class UseCase:
         for wanted in (self.events.key, self.target):
             if wanted not in label_columns:
                 raise ConfigurationError(f"{self.name}: feed {self.labels.name} lacks {wanted!r}")
+        for name in set(event_columns) & set(label_columns):
+            if (name in self.events.personal) != (name in self.labels.personal):
+                raise ConfigurationError(
+                    f"{self.name}: column {name} is personal in one of its feeds only: write `classification: personal` in both contracts"
+                )
         if self.label_delay_days < 1 or self.list_size < 1:
             raise ConfigurationError(f"{self.name}: label_delay_days and list_size are at least 1")
         if not self.features or not self.recipes:

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from include.nightshift.errors import ContractError, LandingError
-from include.nightshift.ingest import batches, bronze, checks, landing, silver
+from include.nightshift.ingest import batches, bronze, checks, landing, pseudonyms, silver
 from include.nightshift.ingest.batches import Batch
 from include.nightshift.lakehouse import log, stale, tables
 from include.nightshift.rules import Verdict
@@ -58,6 +58,7 @@ def ingest(session: SparkSession, settings: Settings, feed: Feed, nights: Sequen
         LandingError: a drop is missing or cannot be trusted; the nights before it were written, nothing from there on.
         ContractError: a drop breaks a rule that stops the batch (with the verdicts), or rows were lost or doubled; likewise.
         WriteConflictError: other writers won every attempt.
+        ConfigurationError: somebody is new, and the key of pseudonyms is missing or another one; the night is not whole.
     """
     started, done = time.monotonic(), Ingested(feed.name)
     try:
@@ -181,6 +182,7 @@ def _write(
     for night, rows in silver.overlapping(session, settings, feed, judged, nights).items():
         stale.mark(settings, tables.silver(feed), [night], f"{rows} of its keys came in an earlier night, landed after it")
     silver.write(session, settings, feed, judged, nights, accepted, changing=lambda changed: stale.mark_dependents(settings, feed, changed))
+    pseudonyms.keep(session, settings, feed, nights)
     done.released += silver.quarantine(session, settings, feed, judged, nights, sum(counted[night].rejected for night in nights))
     stale.rebuilt(settings, tables.silver(feed), nights)
     done.landed |= {batch.night: batch.rows for batch in kept}

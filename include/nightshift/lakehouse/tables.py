@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import settings as settings_module
 from include.nightshift import usecase
-from include.nightshift.lakehouse import log
+from include.nightshift.lakehouse import log, views
 from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.lakehouse.views import View
 from include.nightshift.usecase import Feed, UseCase
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ SCHEMAS = {
     "silver": "Typed, deduplicated, checked rows; rejected ones in silver.quarantine.",
     "gold": "What models read and people act on.",
     "ops": "What the platform did, decided and measured.",
+    views.SCHEMA: "Silver and gold for people: persons under pseudonyms.",
 }
 
 # Time travel is refused beyond these two, whatever files exist; Delta's own defaults (30 and 7 days) would lose old nights.
@@ -165,6 +167,19 @@ QUARANTINE = Table(
         *_PROVENANCE,
         TableColumn("quarantined_at", "timestamp", "When it was rejected.", clock=True),
         TableColumn("released_at", "timestamp", "When it was judged again and passed; null while it waits.", clock=True),
+    ),
+)
+
+PSEUDONYMS = Table(
+    schema="silver",
+    name="pseudonyms",
+    comment="Who is who in analyst.*: not for analysts. One row per personal column and value.",
+    partition=("column_name",),
+    columns=(
+        TableColumn("column_name", "string", "The personal column."),
+        TableColumn("value", "string", "The value, as text; a time in microseconds since 1970, UTC."),
+        TableColumn("pseudonym", "string", "HMAC-SHA256 of the value, in hexadecimal; the key lies outside the lake."),
+        TableColumn("key_check", "string", "Names the key without telling it."),
     ),
 )
 
@@ -432,6 +447,7 @@ STALE_NIGHTS = Table(
 
 SHARED = (
     QUARANTINE,
+    PSEUDONYMS,
     PERFORMANCE,
     DRIFT_METRICS,
     RETRAIN_REQUESTS,
@@ -453,9 +469,17 @@ def of(use_case: UseCase) -> tuple[Table, ...]:
     return (*per_feed, features(use_case), scores(use_case), alerts(use_case))
 
 
+def views_of(use_case: UseCase) -> tuple[View, ...]:
+    """What analysts see of the use case: silver and gold. Bronze and quarantine hold rows as they came, and have no view."""
+    personal = frozenset(name for feed in use_case.feeds for name in feed.personal)
+    return tuple(View(table, PSEUDONYMS, personal) for table in of(use_case) if table.schema in ("silver", "gold"))
+
+
 def create(session: SparkSession, settings: Settings) -> list[str]:
-    """Create the schemas and tables that are missing, and add columns that a table lacks; returns the names of the new tables."""
-    wanted = {str(table): table for table in (*SHARED, *(t for u in usecase.registered(settings) for t in of(u)))}
+    """Create the schemas and tables that are missing, add columns that a table lacks, and bring the analysts' views up to date;
+    returns the names of the new tables."""
+    use_cases = usecase.registered(settings)
+    wanted = {str(table): table for table in (*SHARED, *(table for use_case in use_cases for table in of(use_case)))}
     present: set[str] = set()
     for schema, comment in SCHEMAS.items():
         location = lakehouse.literal(f"{settings.lakehouse_location}/{schema}")
@@ -466,6 +490,7 @@ def create(session: SparkSession, settings: Settings) -> list[str]:
         session.sql(table.ddl())
     for name in sorted(present & set(wanted)):
         _extend(session, settings, wanted[name])
+    views.create(session, [view for use_case in use_cases for view in views_of(use_case)])
     return [str(table) for table in missing]
 
 

@@ -46,6 +46,17 @@ def test_a_use_case_that_contradicts_itself_is_refused(use_case: UseCase, change
         replace(use_case, **change)
 
 
+def test_a_column_is_personal_in_all_feeds_of_a_use_case_or_in_none_and_never_a_double(use_case: UseCase) -> None:
+    assert (use_case.events.personal, use_case.labels.personal) == (["customer_id"], [])
+    open_ = Column("customer_id", "bigint", "Whose.")
+    with pytest.raises(ConfigurationError, match="customer_id is personal in one of its feeds only"):
+        replace(use_case, labels=replace(use_case.labels, columns=(*use_case.labels.columns, open_)))
+    closed = replace(open_, personal=True)
+    assert replace(use_case, labels=replace(use_case.labels, columns=(*use_case.labels.columns, closed))).labels.personal == ["customer_id"]
+    with pytest.raises(ConfigurationError, match="income: a pseudonym stands for an exact value"):
+        Column("income", "double", "What they earn.", personal=True)
+
+
 def test_policies_that_let_everything_through_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="no gate"):
         GatePolicy(min_gain=-0.1)

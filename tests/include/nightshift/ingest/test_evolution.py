@@ -56,6 +56,7 @@ def test_a_new_column_is_null_in_old_nights_and_filled_in_new_ones(
         monkeypatch.setattr(tables, "of", lambda use_case: (tables.bronze(newer), tables.silver(newer)))
         assert usecase.registered(installation)
         assert tables.create(session, installation) == []
+        assert [row["col_name"] for row in rows(session, "describe analyst.visits")] == tables.silver(newer).names
         done = ingest(session, installation, newer, [FIRST, SECOND])
         assert done.accepted == {FIRST: 1, SECOND: 3}
         query = "select visit_id, plate from silver.visits order by visit_id"
@@ -72,5 +73,6 @@ def test_a_new_column_is_null_in_old_nights_and_filled_in_new_ones(
         assert ingest(session, installation, newer, [FIRST, SECOND, THIRD]).unchanged == [FIRST, SECOND, THIRD]
         assert log.version(installation, tables.silver(newer)) == version + 1
     finally:
+        session.sql("drop view if exists analyst.visits")
         session.sql("drop table if exists bronze.visits")
         session.sql("drop table if exists silver.visits")
