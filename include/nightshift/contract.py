@@ -60,7 +60,8 @@ def _succeeded(older: Feed, newer: Feed) -> Feed:
         )
     columns = [replace(c, since=kept[c.name].since if c.name in kept else newer.version) for c in newer.columns]
     # New columns go last, as they do in the tables that exist already.
-    return replace(newer, columns=tuple(sorted(columns, key=lambda column: version_number(column.since))))
+    ordered = tuple(sorted(columns, key=lambda column: version_number(column.since)))
+    return replace(newer, columns=ordered, versions=(*older.versions, newer.version))
 
 
 def _read(path: Path, name: str) -> Feed:
@@ -99,6 +100,7 @@ def _feed(contract: OpenDataContractStandard, name: str) -> Feed:
         batch_rules=tuple(rule for rule in rules if isinstance(rule, BatchRule)),
         feed_rules=tuple(rule for rule in rules if isinstance(rule, FeedRule)),
         version=contract.version,
+        versions=(contract.version,),
         owner=getattr(contract.team, "name", None) or "",
         grain=_words(schema.dataGranularityDescription),
         landed_within_hours=latency,

@@ -91,6 +91,8 @@ class Feed:
     """What must hold between this feed and others."""
     version: str = "1.0.0"
     """The contract's version."""
+    versions: tuple[str, ...] = ()
+    """All versions that the contract has had, the oldest first, this one last."""
     owner: str = ""
     grain: str = ""
     """What one row is, in words."""

@@ -131,7 +131,8 @@ class ConsistencyOperator(NightOperator):
 
 
 class PublishOperator(ConsistencyOperator):
-    """Publishes the silver assets of all feeds at once, each with its table's version: consumers wait for every feed.
+    """Publishes the silver assets of all feeds at once, each with its table's version: consumers wait for every feed. Then describes them
+    all anew in the source catalogue.
 
     Feeds that contradict each other, by a rule that stops, are not published.
 
@@ -147,6 +148,16 @@ class PublishOperator(ConsistencyOperator):
         for outlet, task_id in zip(self.outlets, self.task_ids, strict=True):
             done = context["ti"].xcom_pull(task_ids=task_id)
             context["outlet_events"][outlet].extra = {"version": done["version"], "rows": sum(done["accepted"].values())}
+        self.describe(settings)
+
+    def describe(self, settings: Settings) -> None:
+        """Write the source catalogue; the night is published without it too."""
+        from include.nightshift.operate import sources
+
+        try:
+            self.log.info("source catalogue: %s", sources.write(settings))
+        except Exception:
+            self.log.exception("the source catalogue could not be written, the one before stands; `make sources` tries again")
 
 
 def _say(log: logging.Logger, settings: Settings, verdicts: Sequence[Verdict], news: Sequence[Verdict]) -> None:
