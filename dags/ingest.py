@@ -3,8 +3,8 @@
 **Fires** half past midnight UTC for the day that is over, one partition a night; over REST for any night
 (`partition_key`). **Params**: `accept`, contract rules that would stop the batch and may not this time.
 **Reads** `landing/<feed>/<night>.<csv|jsonl|parquet>[.gz|.zst]`, which a feed with a `pull` lands first, unless it is there.
-**Writes** `bronze.<feed>`, `silver.<feed>`, `silver.quarantine`, `ops.contract_results`, `ops.batches`, `ops.stale_nights`, `ops.nights`;
-publishes both silver assets at once.
+**Writes** `bronze.<feed>`, `silver.<feed>`, `silver.quarantine`, `silver.pseudonyms`, `ops.contract_results`, `ops.batches`,
+`ops.stale_nights`, `ops.nights`; publishes both silver assets at once; then the page of all sources, `<home>/reports/sources.html`.
 
 **When it fails.** *No file*: the drop is late; land it and clear the task. *Cut short, still being written*: nothing of the file
 was written; have it landed again. *A pull*: the message says what to mend at the source; no file was left. *The batch is stopped*: the
