@@ -100,7 +100,7 @@ def built(session: SparkSession, use_case: UseCase, first: date, last: date) -> 
 
 
 @pytest.mark.lakehouse
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_features_equal_the_reference_built_night_by_night_and_all_at_once(
     session: SparkSession, installation: Settings, use_case: UseCase, land: Land
 ) -> None:
