@@ -9,12 +9,9 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +26,7 @@ from include.nightshift.lakehouse import jars, log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate import supervision
 from include.nightshift.operate.environment import environment
+from include.nightshift.operate.served import served
 from include.nightshift.settings import ROOT, Ports, Settings
 from include.nightshift.usecase import Feed, UseCase
 from include.usecases.card_fraud.usecase import USE_CASE
@@ -77,36 +75,13 @@ def installation(home: Path) -> Iterator[Settings]:
     if fetched.exists():
         shutil.copytree(fetched, home / "jars")
     jars.fetch(settings)
-    (home / "metastore").mkdir()
-    log = home / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "include.nightshift.lakehouse.server"],
-            cwd=ROOT,
-            # Tests run each query a few times: what the second compiler would win, it costs first. Without it Java reserves a fifth of
-            # the code cache, which Spark's generated code fills: queries then crawl, and fail with "Out of space in CodeCache".
-            env=environment(settings) | {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while not _listens(settings.ports.spark):
-            assert server.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.2)
+    # Tests run each query a few times: what the second compiler would win, it costs first. Without it Java reserves a fifth of
+    # the code cache, which Spark's generated code fills: queries then crawl, and fail with "Out of space in CodeCache".
+    with served(settings, JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"):
         tables.create(lakehouse.connect(settings), settings)
         yield settings
         # While the server still answers: a client left open asks a dead one for minutes when Python ends.
         lakehouse.connect(settings).stop()
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait(10)
 
 
 @pytest.fixture
@@ -217,8 +192,3 @@ def postgresql() -> Iterator[str]:
     finally:
         run(*control, "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
