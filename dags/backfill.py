@@ -14,7 +14,7 @@ downstream) and files no retrain request. Nights over which nobody reigns are no
 from __future__ import annotations
 
 from airflow.sdk import DAG, Param, TriggerRule
-from nightshift_airflow.defaults import NIGHT, accept, night_dag
+from nightshift_airflow.defaults import accept, night_dag, night_range
 from nightshift_airflow.operators.backfill import StartAtOperator
 from nightshift_airflow.operators.features import FeaturesOperator
 from nightshift_airflow.operators.ingest import ConsistencyOperator, IngestOperator, PullOperator
@@ -26,8 +26,7 @@ from include.nightshift import settings, usecase
 from include.nightshift.usecase import UseCase
 
 PARAMS = {
-    "first_night": Param(type="string", pattern=NIGHT, description="First night, YYYY-MM-DD."),
-    "last_night": Param(type="string", pattern=NIGHT, description="Last night, YYYY-MM-DD."),
+    **night_range(),
     "accept": accept(),
     "start_at": Param("ingest", type="string", enum=["ingest", "features", "scores"], description="First stage to run."),
 }

@@ -11,19 +11,15 @@ built on what has changed, which wait for a `backfill` from the first of them on
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, Param
-from nightshift_airflow.defaults import NIGHT, accept, night_dag
+from airflow.sdk import DAG
+from nightshift_airflow.defaults import accept, night_dag, night_range
 from nightshift_airflow.operators.ingest import ConsistencyOperator, ReleaseOperator
 from nightshift_airflow.operators.night import RANGE
 
 from include.nightshift import settings, usecase
 from include.nightshift.usecase import UseCase
 
-PARAMS = {
-    "first_night": Param(type="string", pattern=NIGHT, description="First night, YYYY-MM-DD."),
-    "last_night": Param(type="string", pattern=NIGHT, description="Last night, YYYY-MM-DD."),
-    "accept": accept(),
-}
+PARAMS = night_range() | {"accept": accept()}
 
 
 def release(use_case: UseCase) -> None:

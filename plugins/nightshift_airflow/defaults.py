@@ -45,6 +45,12 @@ def clock() -> CronPartitionTimetable | PartitionedAtRuntime:
     return PartitionedAtRuntime()
 
 
+def night_range() -> dict[str, Param]:
+    """The parameters of a run over a range of nights; `operators.night.RANGE` reads them."""
+    ends = {"first_night": "First", "last_night": "Last"}
+    return {name: Param(type="string", pattern=NIGHT, description=f"{word} night, YYYY-MM-DD.") for name, word in ends.items()}
+
+
 def accept() -> Param:
     """The parameter that lets a batch through though a rule would stop it."""
     words = "Contract rules that may not stop a batch this time, separated by commas. Remembered for these very files."

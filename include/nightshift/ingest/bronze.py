@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from include.nightshift.ingest.landing import Drop
 from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse.session import where
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +34,6 @@ def write(
     session: SparkSession, settings: Settings, feed: Feed, landed: DataFrame, nights: Sequence[date], rows_expected: int
 ) -> writes.Written:
     """Replace the nights' rows by the landed ones, in one commit."""
-    from include.nightshift.lakehouse.session import where
-
     frame = landed.where(where({"day": nights}))
     return writes.replace(session, settings, tables.bronze(feed), frame, {"day": nights}, rows_expected=rows_expected)
 
