@@ -67,6 +67,22 @@ def test_a_change_that_raises_leaves_the_table_as_it_was(records_home: Settings)
     assert log.version(records_home, RETRAIN_REQUESTS) == 0
 
 
+@pytest.mark.parametrize("already", [[], ["old"]])
+def test_a_change_sees_the_record_that_another_writer_added_meanwhile(records_home: Settings, already: list[str]) -> None:
+    records.amend(records_home, RETRAIN_REQUESTS, lambda held: [{"request_id": name} for name in already])
+    seen: list[set[str]] = []
+
+    def slow(held: list[Record]) -> list[Record]:
+        if not seen:
+            records.amend(records_home, RETRAIN_REQUESTS, lambda held: [*held, {"request_id": "first"}])
+        seen.append({row["request_id"] for row in held})
+        return [*held, {"request_id": "late"}]
+
+    records.amend(records_home, RETRAIN_REQUESTS, slow)
+    assert seen == [set(already), {*already, "first"}]
+    assert {row["request_id"] for row in records.read(records_home, RETRAIN_REQUESTS)} == {*already, "first", "late"}
+
+
 def test_a_table_that_is_not_there_is_said_with_its_place(tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("empty")
     with pytest.raises(LakehouseError, match=r"(?s)ops\.nights cannot be read at .*lakehouse/ops/nights.*make up"):
