@@ -6,6 +6,7 @@ known for good, however long ago it came.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from include.nightshift.lakehouse import jars, log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate import supervision
 from include.nightshift.operate.environment import environment
-from include.nightshift.operate.served import served
+from include.nightshift.operate.served import served as served_alone
 from include.nightshift.settings import ROOT, Ports, Settings
 from include.nightshift.usecase import Feed, UseCase
 from include.usecases.card_fraud.usecase import USE_CASE
@@ -34,8 +35,9 @@ from include.usecases.card_fraud.usecase import USE_CASE
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-SERVERS = {"running", "installation"}
-"""The fixtures of which a run has one each: the whole installation, and the lakehouse server. They run side by side, on two workers."""
+SERVERS = {"running", "installation", "lake_on_s3"}
+"""The fixtures of which a run has one each: the whole installation, the lakehouse server, and one with tables on S3. The first two run
+side by side, on two workers."""
 
 Land = Callable[[Feed, date, Iterable[Sequence[object]]], Path]
 
@@ -70,18 +72,38 @@ def home() -> Iterator[Path]:
 def installation(home: Path) -> Iterator[Settings]:
     """The settings of a running lakehouse with all tables, empty."""
     settings = Settings(home=home, ports=Ports.free(), lakehouse_memory="2g", clock=False)
-    # The installation's own copy where there is one: 9 MB less to fetch, and the SHA-256 is checked either way.
-    fetched = Settings().home / "jars"
-    if fetched.exists():
-        shutil.copytree(fetched, home / "jars")
-    jars.fetch(settings)
-    # Tests run each query a few times: what the second compiler would win, it costs first. Without it Java reserves a fifth of
-    # the code cache, which Spark's generated code fills: queries then crawl, and fail with "Out of space in CodeCache".
-    with served(settings, JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"):
+    with _served(settings):
         tables.create(lakehouse.connect(settings), settings)
         yield settings
         # While the server still answers: a client left open asks a dead one for minutes when Python ends.
         lakehouse.connect(settings).stop()
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[[Settings], AbstractContextManager[Any]]:
+    """Runs the lakehouse server of some settings for as long as a `with` block."""
+    return _served
+
+
+def _served(settings: Settings) -> AbstractContextManager[Any]:
+    _lend_jars(settings)
+    # Tests run each query a few times: what the second compiler would win, it costs first. Without it Java reserves a fifth of
+    # the code cache, which Spark's generated code fills: queries then crawl, and fail with "Out of space in CodeCache".
+    return served_alone(settings, JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
+
+
+def _lend_jars(settings: Settings) -> None:
+    """Let a home use the jars of the checkout's own, which fetches them once per machine; their SHA-256 is checked either way."""
+    kept, lent = Settings().home / "jars", settings.home / "jars"
+    for folder in (kept, lent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        jars.fetch(replace(settings, home=Settings().home))
+    for files in jars.wanted(settings).values():
+        for name in files:
+            # Links: S3's are 700 MB.
+            (lent / name).symlink_to(kept / name)
 
 
 @pytest.fixture
@@ -163,6 +185,56 @@ def running() -> Iterator[Running]:
         if "NIGHTSHIFT_KEEP_WALK" not in os.environ:
             shutil.rmtree(home, ignore_errors=True)
         assert left == []
+
+
+_S3 = """
+import logging, sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+one_by_one, moto = threading.Lock(), DomainDispatcherApplication(create_backend_app)
+
+def answer(environ, start_response):
+    # Each request is one step, as S3 promises; moto looks, then writes, and copies what it lists while it changes.
+    with one_by_one, open(sys.argv[1], "a") as asked:
+        print(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"], file=asked)
+        return list(moto(environ, start_response))
+
+server = make_server("127.0.0.1", 0, answer, threaded=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def asked_of_s3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What this module's S3-compatible server was asked, a request a line: method, path, query."""
+    return tmp_path_factory.mktemp("s3") / "asked"
+
+
+@pytest.fixture(scope="module")
+def s3(asked_of_s3: Path) -> Iterator[str]:
+    """The address of an empty bucket on an S3-compatible server of this module's own, where AWS's variables point meanwhile."""
+    import boto3
+
+    # A process of its own: clients that hold Python's lock while they ask would wait for themselves.
+    server = subprocess.Popen([sys.executable, "-c", _S3, str(asked_of_s3)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        told = {"ENDPOINT_URL": f"http://127.0.0.1:{port}", "REGION": "eu-central-1", "EC2_METADATA_DISABLED": "true"}
+        told |= {"ACCESS_KEY_ID": "nobody", "SECRET_ACCESS_KEY": "a-secret-that-stays-one"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("AWS_")]:
+                patch.delenv(name)
+            for name, value in told.items():
+                patch.setenv(f"AWS_{name}", value)
+            boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="lake")
+            yield "s3a://lake"
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture(scope="session")

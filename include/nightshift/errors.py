@@ -39,6 +39,10 @@ class LakehouseError(NightshiftError):
     """The lakehouse server does not answer, or a table's log cannot be read."""
 
 
+class StorageError(NightshiftError):
+    """S3 does not answer or refuses, or a file is not where it should be."""
+
+
 class WriteConflictError(NightshiftError):
     """Other writers won every attempt at one table; the table is as they left it."""
 

@@ -1,4 +1,4 @@
-"""Settings: where things lie and listen. The only reader of environment variables.
+"""Settings: where things lie and listen. The only reader of our environment variables; AWS's own stay AWS's (`objects`).
 
 Two homes are two installations; nothing outside the home is written.
 """
@@ -60,7 +60,7 @@ class Settings:
     landing: Path | None = None
     """Where feeds are dropped: `<landing>/<feed>/<night>.csv.gz`. Default: `<home>/landing`."""
     lakehouse: str | None = None
-    """Where Delta tables lie: a folder, later also s3a://bucket/prefix. Default: `<home>/lakehouse`."""
+    """Where Delta tables lie: a folder, or s3a://bucket/prefix. Default: `<home>/lakehouse`."""
     usecases: tuple[str, ...] = ("card_fraud",)
     """Folder names under include/usecases, comma separated."""
     feed_spans: Mapping[str, tuple[date | None, date | None]] = field(default_factory=dict)
@@ -86,6 +86,8 @@ class Settings:
             raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE_MEMORY={self.lakehouse_memory!r}: write a heap size such as 3g")
         if not 0 <= self.local_preemptions <= 5:
             raise ConfigurationError(f"NIGHTSHIFT_LOCAL_PREEMPTIONS={self.local_preemptions}: take away 0 to 5 machines")
+        if self.lakehouse is not None:
+            _check_lakehouse(self.lakehouse)
         for name in self.usecases:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ConfigurationError(f"NIGHTSHIFT_USECASES names {name!r}: use case names are lower-case words, like card_fraud")
@@ -97,6 +99,11 @@ class Settings:
     @property
     def lakehouse_location(self) -> str:
         return self.lakehouse or str(self.home / "lakehouse")
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether the tables lie on S3."""
+        return self.lakehouse_location.startswith("s3a://")
 
     @property
     def spark_url(self) -> str:
@@ -139,7 +146,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=path("NIGHTSHIFT_HOME") or defaults.home,
         landing=path("NIGHTSHIFT_LANDING"),
-        lakehouse=env.get("NIGHTSHIFT_LAKEHOUSE") or None,
+        lakehouse=_lakehouse(env.get("NIGHTSHIFT_LAKEHOUSE", "")),
         usecases=tuple(name.strip() for name in env.get("NIGHTSHIFT_USECASES", ",".join(defaults.usecases)).split(",")),
         feed_spans=_spans(env.get("NIGHTSHIFT_FEED_SPANS", "")),
         clock=clock == "on",
@@ -158,6 +165,29 @@ def _number(variable: str, text: str) -> int:
         return int(text)
     except ValueError as error:
         raise ConfigurationError(f"{variable}={text!r} is no whole number") from error
+
+
+def _lakehouse(text: str) -> str | None:
+    """A folder made absolute, because the server runs in another one; an address without the slashes at its end."""
+    if not text or "://" in text:
+        return text.rstrip("/") or None
+    return str(Path(text).expanduser().resolve())
+
+
+def _check_lakehouse(text: str) -> None:
+    if "://" not in text:
+        if not Path(text).is_absolute():
+            raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE={text!r}: give the whole path of the folder")
+        return
+    # A prefix is asked for, so that what a machine may touch can be told from the rest of the bucket. It becomes part of SQL, of
+    # Spark's paths and of delta-rs's, which agree about these characters.
+    if not re.fullmatch(r"s3a://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)+", text):
+        advice = "write s3a://bucket/prefix, the prefix of letters, digits and . _ = -"
+        if text.startswith(("s3://", "s3n://")):
+            advice = f"Spark's S3 client is called s3a: write s3a://{text.partition('://')[2]}"
+        elif not text.startswith("s3a://"):
+            advice = "tables lie in a folder or on S3: write a path, or s3a://bucket/prefix"
+        raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE={text!r}: {advice}")
 
 
 def _spans(text: str) -> dict[str, tuple[date | None, date | None]]:

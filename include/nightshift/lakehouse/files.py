@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from include.nightshift.lakehouse import log
+from include.nightshift.lakehouse import storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from include.nightshift.settings import Settings
 
 LOG = "_delta_log"
+
+
+def commit_path(version: int) -> str:
+    """Where the commit lies that made a version."""
+    return f"{LOG}/{version:020d}.json"
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,8 @@ class Folder:
     """The folder of one table."""
 
     def __init__(self, settings: Settings, table: Table) -> None:
-        from pyarrow.fs import FileSystem
-
-        self.location = log.location(settings, table)
-        self._system, self._root = FileSystem.from_uri(self.location)
+        self.location = storage.location(settings, table)
+        self._system, self._root = storage.filesystem(settings), storage.root(settings, table)
 
     def files(self) -> list[File]:
         """All files at any depth, hidden ones too."""

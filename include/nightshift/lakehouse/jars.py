@@ -54,7 +54,7 @@ def spark_jars() -> Path:
 def wanted(settings: Settings) -> dict[str, dict[str, str]]:
     """The jars this installation needs: Ivy configuration -> file name -> SHA-256."""
     confs = {"delta": dict(DELTA)}
-    if settings.lakehouse_location.startswith("s3a://"):
+    if settings.on_s3:
         confs["s3"] = dict(S3)
     return confs
 
@@ -72,6 +72,8 @@ def fetch(settings: Settings) -> list[Path]:
     found = []
     for conf, files in wanted(settings).items():
         if any(not (folder / name).exists() for name in files):
+            # Told to whoever waits for a server's first start: S3's are 700 MB.
+            print(f"fetching {', '.join(files)} into {folder}", flush=True)  # noqa: T201
             _retrieve(conf, folder)
         for name, digest in files.items():
             check(folder / name, digest)

@@ -5,12 +5,14 @@ Delta's log holds each file's partition and row count, so that counting a night 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import LakehouseError
+from include.nightshift.lakehouse.storage import location, options
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -30,11 +32,6 @@ class Commit:
     rows: int
 
 
-def location(settings: Settings, table: Table) -> str:
-    """Where the table lies."""
-    return f"{settings.lakehouse_location}/{table.schema}/{table.name}"
-
-
 def opened(settings: Settings, table: Table, version: int | None = None) -> DeltaTable:
     """The table as it is now, or as it was.
 
@@ -45,11 +42,14 @@ def opened(settings: Settings, table: Table, version: int | None = None) -> Delt
     from deltalake.exceptions import DeltaError
 
     try:
-        return DeltaTable(location(settings, table), version=version)
-    except DeltaError as error:
+        return DeltaTable(location(settings, table), version=version, storage_options=options(settings))
+    except (DeltaError, OSError) as error:
+        # In colours and over many lines, when S3 did not answer.
+        said = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())
+        away = "; on S3, see whether it answers and AWS's variables are right (docs/deploy.md)" if settings.on_s3 else ""
         raise LakehouseError(
-            f"{table}{'' if version is None else f' version {version}'} cannot be read at {location(settings, table)}: {error}. "
-            "`make up` creates what is missing; a version that VACUUM took is gone"
+            f"{table}{'' if version is None else f' version {version}'} cannot be read at {location(settings, table)}: {said}. "
+            f"`make up` creates what is missing; a version that VACUUM took is gone{away}"
         ) from error
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from include.nightshift.errors import LakehouseError, WriteConflictError
 from include.nightshift.lakehouse import log, pins, vacuum
-from include.nightshift.lakehouse.files import LOG, File, Folder
+from include.nightshift.lakehouse.files import LOG, File, Folder, commit_path
 from include.nightshift.lakehouse.pins import Pin
 from include.nightshift.lakehouse.writes import ATTEMPTS
 
@@ -164,7 +164,7 @@ def _is_pure(folder: Folder, version: int) -> bool:
 
 def _is_bare(folder: Folder, version: int) -> bool:
     """Whether a commit tells of no row: no file, no statistics, no predicate."""
-    actions: list[dict[str, Any]] = [json.loads(line) for line in folder.read(_commit(version)).splitlines() if line]
+    actions: list[dict[str, Any]] = [json.loads(line) for line in folder.read(commit_path(version)).splitlines() if line]
     return all(action.keys() == {"commitInfo"} for action in actions) and not any(
         "predicate" in action["commitInfo"].get("operationParameters", {}) for action in actions
     )
@@ -175,7 +175,7 @@ def _is_needed(file: File, version: int) -> bool:
     number = _number(file)
     if number is None:
         return file.name == _POINTER
-    names = (_commit(version), _checkpoint(version), f"{LOG}/.{version:020d}.json.crc")
+    names = (commit_path(version), _checkpoint(version), f"{LOG}/.{version:020d}.json.crc")
     return number > version or file.path in names
 
 
@@ -222,10 +222,6 @@ def _number(file: File) -> int | None:
     """The version that a file of the log bears; None for those without."""
     found = re.match(r"\.*(\d{20})\.", file.name)
     return int(found[1]) if found else None
-
-
-def _commit(version: int) -> str:
-    return f"{LOG}/{version:020d}.json"
 
 
 def _checkpoint(version: int) -> str:

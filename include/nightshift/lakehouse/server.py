@@ -14,7 +14,7 @@ from pathlib import Path
 
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError, NightshiftError
-from include.nightshift.lakehouse import jars
+from include.nightshift.lakehouse import jars, storage
 from include.nightshift.settings import ROOT, Settings
 
 LOOPBACK = "127.0.0.1"
@@ -96,6 +96,7 @@ def properties(settings: Settings) -> dict[str, str]:
         "spark.ui.retainedTasks": "1000",
         "spark.sql.thriftserver.ui.retainedStatements": "20",
         "spark.sql.thriftserver.ui.retainedSessions": "20",
+        **storage.spark_properties(settings),
     }
 
 
@@ -150,11 +151,12 @@ def prepare(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Fetch the jars if need be, then become the JVM; returns only when that cannot be."""
+    """Fetch the jars if need be, claim the tables, then become the JVM; returns only when that cannot be."""
     try:
         settings = settings_module.load()
         line = command(settings, jars.fetch(settings))
         prepare(settings)
+        storage.claim(settings)
     except NightshiftError as error:
         print(f"nightshift: {error}", file=sys.stderr)  # noqa: T201 - a program's answer
         return 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import settings as settings_module
 from include.nightshift import usecase
-from include.nightshift.lakehouse import log, views
+from include.nightshift.lakehouse import log, storage, views
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.lakehouse.views import View
 from include.nightshift.usecase import Feed, UseCase
@@ -476,8 +476,13 @@ def views_of(use_case: UseCase) -> tuple[View, ...]:
 
 
 def create(session: SparkSession, settings: Settings) -> list[str]:
-    """Create the schemas and tables that are missing, add columns that a table lacks, and bring the analysts' views up to date;
-    returns the names of the new tables."""
+    """Create the schemas and tables that the catalog lacks, add columns that a table lacks, and bring the analysts' views up to date.
+
+    A table whose files are there is entered as it is: a catalog may be lost, and tables on S3 outlive the machine.
+
+    Returns:
+        The names of the tables that the catalog lacked.
+    """
     use_cases = usecase.registered(settings)
     wanted = {str(table): table for table in (*SHARED, *(table for use_case in use_cases for table in of(use_case)))}
     present: set[str] = set()
@@ -487,7 +492,11 @@ def create(session: SparkSession, settings: Settings) -> list[str]:
         present |= {f"{schema}.{row['tableName']}" for row in lakehouse.rows(session, f"show tables in {schema}")}
     missing = [table for name, table in wanted.items() if name not in present]
     for table in missing:
-        session.sql(table.ddl())
+        if storage.is_table(settings, table):
+            session.sql(f"create table if not exists {table} using delta location {lakehouse.literal(storage.location(settings, table))}")
+            present.add(str(table))
+        else:
+            session.sql(table.ddl())
     for name in sorted(present & set(wanted)):
         _extend(session, settings, wanted[name])
     views.create(session, [view for use_case in use_cases for view in views_of(use_case)])

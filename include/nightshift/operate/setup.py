@@ -32,13 +32,14 @@ def main() -> int:
         settings = settings_module.load()
         fresh = not is_current(ROOT)
         room = preflight.DISK_FOR_SETUP_GB if not (ROOT / ".venv").exists() else preflight.DISK_TO_RUN_GB
-        disks = preflight.disk(ROOT, room), preflight.disk(settings.home, preflight.DISK_TO_RUN_GB)
+        jars_room = preflight.DISK_FOR_S3_JARS_GB if settings.on_s3 and lacks_jars(settings.home, s3=True) else 0
+        disks = preflight.disk(ROOT, room), preflight.disk(settings.home, preflight.DISK_TO_RUN_GB + jars_room)
         # Better said now than after a minute of downloads; later it is said by what starts the processes.
         if preflight.refuse(*disks, preflight.memory() if fresh else None):
             return 1
         if fresh:
             make_environment(ROOT)
-        fetch_jars(ROOT, settings.home, s3=settings.lakehouse_location.startswith("s3a://"))
+        fetch_jars(ROOT, settings.home, s3=settings.on_s3)
     except ConfigurationError as error:
         print(f"nightshift: {error}", file=sys.stderr)
         return 1
@@ -81,12 +82,17 @@ def fetch_jars(root: Path, home: Path, *, s3: bool) -> None:
     Raises:
         ConfigurationError: the download failed; the reason stands above.
     """
-    from include.nightshift.lakehouse import jars
-
-    if all((home / "jars" / name).exists() for name in (*jars.DELTA, *(jars.S3 if s3 else ()))):
+    if not lacks_jars(home, s3=s3):
         return
     command = [str(root / ".venv" / "bin" / "python"), "-m", "include.nightshift.lakehouse.jars"]
-    _step("fetching the lakehouse's jars", command, "see the line above")
+    _step("fetching the lakehouse's jars" + (", 700 MB for tables on S3" if s3 else ""), command, "see the line above")
+
+
+def lacks_jars(home: Path, *, s3: bool) -> bool:
+    """Whether the home lacks any of the jars that it needs."""
+    from include.nightshift.lakehouse import jars
+
+    return not all((home / "jars" / name).exists() for name in (*jars.DELTA, *(jars.S3 if s3 else ())))
 
 
 def _step(what: str, command: list[str], advice: str) -> None:

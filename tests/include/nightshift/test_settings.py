@@ -32,9 +32,33 @@ def test_all_state_lies_under_the_home(tmp_path: Path) -> None:
     assert installed.passwords_file.is_relative_to(tmp_path)
 
 
+def test_tables_lie_in_a_folder_or_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lakehouse(text: str) -> Settings:
+        return settings.load({"NIGHTSHIFT_HOME": str(tmp_path), "NIGHTSHIFT_LAKEHOUSE": text})
+
+    monkeypatch.chdir(tmp_path)
+    assert lakehouse("lake").lakehouse == lakehouse(f"{tmp_path}/lake/").lakehouse == f"{tmp_path}/lake"
+    assert not lakehouse("").on_s3
+    for text in ("s3a://my-bucket.example/nightshift", "s3a://my-bucket.example/nightshift/", "s3a://my-bucket.example/nightshift//"):
+        assert lakehouse(text).lakehouse_location == "s3a://my-bucket.example/nightshift"
+        assert lakehouse(text).on_s3
+
+
 @pytest.mark.parametrize(
     ("variable", "text", "message"),
     [
+        ("NIGHTSHIFT_LAKEHOUSE", "s3://bucket/prefix", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3n://bucket/prefix", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "gs://bucket/prefix", "a path, or s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a:///prefix", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://Bucket/prefix", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://key:secret@bucket/prefix", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/../other", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/a//b", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/a b", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/a'b", "write s3a://bucket/prefix"),
         ("NIGHTSHIFT_CLOCK", "maybe", "write on or off"),
         ("NIGHTSHIFT_PORT_SPARK", "many", "NIGHTSHIFT_PORT_SPARK='many'"),
         ("NIGHTSHIFT_PORT_SPARK", "70000", "NIGHTSHIFT_PORT_SPARK to 1..65535"),

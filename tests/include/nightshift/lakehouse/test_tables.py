@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from include.nightshift.lakehouse import log, tables
 from include.nightshift.lakehouse import session as lakehouse
-from include.nightshift.lakehouse import tables
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.lakehouse.tables import Table, TableColumn
 from include.nightshift.settings import Settings
@@ -96,6 +96,24 @@ def test_a_version_stays_readable_when_its_log_has_aged_by_forty_days(
     counts = [rows(session, f"select count(*) as n from {throwaway} version as of {version}")[0]["n"] for version in (0, 2, 3)]
     assert counts == [0, 1, 2]
     assert list((folder / "_delta_log").glob("*.checkpoint.parquet"))
+
+
+@pytest.mark.lakehouse
+def test_a_table_that_the_catalog_lacks_is_entered_with_its_rows_and_history(
+    session: SparkSession, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deltalake import write_deltalake
+
+    found = Table(schema="ops", name="found", comment="One row per n.", columns=(TableColumn("n", "int", "A number."),), partition=())
+    write_deltalake(log.location(installation, found), found.arrow([{"n": 1}, {"n": 2}]))
+    monkeypatch.setattr(tables, "SHARED", (*tables.SHARED, found))
+    try:
+        assert tables.create(session, installation) == ["ops.found"]
+        assert tables.create(session, installation) == []
+        assert rows(session, "select count(*) as n from ops.found") == [{"n": 2}]
+        assert log.version(installation, found) == 0
+    finally:
+        session.sql("drop table if exists ops.found")
 
 
 @pytest.mark.lakehouse
