@@ -5,6 +5,7 @@ Delta's log holds each file's partition and row count, so that counting a night 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import LakehouseError
+from include.nightshift.lakehouse.files import Folder, commit_path
 from include.nightshift.lakehouse.storage import location, options
 
 if TYPE_CHECKING:
@@ -108,7 +110,16 @@ def committed(settings: Settings, table: Table, mark: str) -> Commit:
     Raises:
         LakehouseError: it is not among the newest commits.
     """
-    for entry in opened(settings, table).history(COMMITS_SEARCHED):
-        if entry.get("userMetadata") == mark:
-            return Commit(entry["version"], int(entry["operationMetrics"].get("numOutputRows", 0)))
+    folder, newest = Folder(settings, table), version(settings, table)
+    # File by file: a version is what its file is called. delta-rs's `history` counts back from the version that it opened, and is wrong
+    # by one where another commit came just then.
+    for number in range(newest, max(newest - COMMITS_SEARCHED, -1), -1):
+        try:
+            actions = map(json.loads, folder.read(commit_path(number)).splitlines())
+        except FileNotFoundError:
+            # A purge took what lies before.
+            break
+        told: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+        if told.get("userMetadata") == mark:
+            return Commit(number, int(told["operationMetrics"].get("numOutputRows", 0)))
     raise LakehouseError(f"{table}: the commit just made ({mark}) is not among the newest {COMMITS_SEARCHED}; run the task again")

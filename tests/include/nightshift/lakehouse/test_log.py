@@ -1,15 +1,16 @@
 """What a table's log says: nights, rows and versions, of now and of then."""
 
 import json
+import threading
 from collections.abc import Callable
 from datetime import date
 
 import pytest
-from deltalake import write_deltalake
+from deltalake import CommitProperties, write_deltalake
 
 from include.nightshift.errors import LakehouseError
 from include.nightshift.lakehouse import log, records
-from include.nightshift.lakehouse.tables import NIGHTS
+from include.nightshift.lakehouse.tables import NIGHTS, RETRAIN_REQUESTS
 from include.nightshift.settings import Settings
 
 FIRST, SECOND = date(2020, 3, 1), date(2020, 3, 2)
@@ -49,6 +50,31 @@ def test_a_mark_that_no_commit_bears_is_an_error(records_home: Settings, enter: 
     enter(FIRST, "features", 1)
     with pytest.raises(LakehouseError, match=r"ops\.nights: the commit just made \(mine\) is not among the newest"):
         log.committed(records_home, NIGHTS, "mine")
+
+
+def test_a_commit_is_found_with_its_own_version_while_others_commit(records_home: Settings) -> None:
+    nothing = RETRAIN_REQUESTS.arrow([])
+
+    def commit(mark: str) -> int:
+        table = log.opened(records_home, RETRAIN_REQUESTS)
+        write_deltalake(table, nothing, mode="append", commit_properties=CommitProperties(custom_metadata={"userMetadata": mark}))
+        return table.version()
+
+    enough = threading.Event()
+
+    def others() -> None:
+        while not enough.is_set():
+            commit("another's")
+
+    other = threading.Thread(target=others)
+    other.start()
+    try:
+        for number in range(30):
+            made = commit(f"mark {number}")
+            assert log.committed(records_home, RETRAIN_REQUESTS, f"mark {number}") == log.Commit(made, 0)
+    finally:
+        enough.set()
+        other.join()
 
 
 def test_a_version_that_is_not_there_is_said(records_home: Settings) -> None:
