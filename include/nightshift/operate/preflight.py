@@ -19,6 +19,8 @@ WANTED_PYTHON = (3, 11)
 DISK_FOR_SETUP_GB = 12
 """The environment takes 7.3 GB (torch brings CUDA), and downloads lie beside it while it is made."""
 DISK_TO_RUN_GB = 2
+DISK_FOR_S3_JARS_GB = 1.5
+"""Amazon's library for Java is 700 MB, and lies on the disk twice while it is fetched."""
 MEMORY_GB = 6
 """All processes together take about 3.5 GB, and a night with its training about 2 more."""
 

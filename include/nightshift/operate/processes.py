@@ -21,6 +21,7 @@ from typing import Any
 
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError, NightshiftError
+from include.nightshift.lakehouse import storage
 from include.nightshift.operate import database, health, preflight, supervision
 from include.nightshift.operate.environment import environment, prepare_home
 from include.nightshift.settings import ROOT, Settings
@@ -117,8 +118,9 @@ def clean(settings: Settings) -> None:
         return
     if home in (ROOT, *ROOT.parents, Path.home()) or not (home / "airflow" / "airflow.cfg").exists():
         raise ConfigurationError(f"{home} was not made by `make up`, so it is not deleted: check NIGHTSHIFT_HOME, or delete it by hand")
+    storage.release(settings)
     shutil.rmtree(home)
-    print(f"deleted {home}")
+    print(f"deleted {home}" + (f"; the tables stay at {settings.lakehouse_location}" if settings.on_s3 else ""))
 
 
 def _boot(settings: Settings, supervisor: Any, *, migrated: bool) -> None:
@@ -199,6 +201,9 @@ def _clear_the_way(settings: Settings) -> None:
     supervision.sweep(supervision.marked(settings), patience=10)
     if complaints := [complaint for complaint in (preflight.memory(), *preflight.ports(settings)) if complaint]:
         raise ConfigurationError("\nnightshift: ".join(complaints))
+    if preflight.serves_lakehouse(settings):
+        # The server asks again whenever it starts; here a wrong bucket is one sentence at once.
+        storage.claim(settings)
 
 
 @contextmanager

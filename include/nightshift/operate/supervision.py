@@ -135,9 +135,9 @@ def connect(settings: Settings) -> Any | None:
 
 
 def started_with_other(settings: Settings, supervisor: Any) -> list[str]:
-    """The settings, ours and Airflow's, that the running supervisor was started with other values of: names only, for some are secret."""
+    """The settings (ours, Airflow's, AWS's) that the running supervisor was started with other values of: names only, some are secret."""
     running, wanted = psutil.Process(supervisor.getPID()).environ(), supervised_environment(settings)
-    names = sorted(name for name in running.keys() | wanted.keys() if name.startswith(("NIGHTSHIFT_", "AIRFLOW__")))
+    names = sorted(name for name in running.keys() | wanted.keys() if name.startswith(("NIGHTSHIFT_", "AIRFLOW__", "AWS_")))
     return [name for name in names if running.get(name) != wanted.get(name)]
 
 

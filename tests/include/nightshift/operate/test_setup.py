@@ -3,10 +3,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from include.nightshift.errors import ConfigurationError
+from include.nightshift.lakehouse import jars
 from include.nightshift.operate import preflight, setup
 from include.nightshift.settings import ROOT
 
@@ -44,6 +46,22 @@ def test_the_lock_is_installed_with_hashes_and_compiled_whatever_the_shell_says(
     install = next(command for command in commands if str(tmp_path / "requirements.lock") in command)
     assert {"--require-hashes", "--compile-bytecode"} <= set(install)
     assert setup.is_current(tmp_path)
+
+
+def test_jars_for_s3_are_missed_only_where_tables_lie_there_and_their_room_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "jars").mkdir()
+    for name in jars.DELTA:
+        (tmp_path / "jars" / name).touch()
+    assert not setup.lacks_jars(tmp_path, s3=False)
+    assert setup.lacks_jars(tmp_path, s3=True)
+
+    monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path))
+    monkeypatch.setenv("NIGHTSHIFT_LAKEHOUSE", "s3a://lake/nights")
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(3e9)))
+    assert setup.main() == 1
+    assert f"{tmp_path} has 3.0 GB of free disk, 4 GB are needed" in capsys.readouterr().err
 
 
 def test_pips_index_is_uvs_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
