@@ -77,9 +77,12 @@ def replace(
     typed = frame.select(*(F.col(column.name).cast(column.type).alias(column.name) for column in table.columns))
 
     def attempt() -> Written:
-        counts = log.rows_by_night(settings, table, slice_)
-        nights = sorted(slice_["day"]) if not any(counts.values()) else _different(session, table, typed, slice_)
-        if not nights or not (rows_expected or any(counts.values())):
+        # Counts are those of the frame, taken as it was compared: by then the table may hold other rows than when its log was read.
+        counts: dict[date, int] = {}
+        nights = sorted(slice_["day"]) if rows_expected else []
+        if any(log.rows_by_night(settings, table, slice_).values()):
+            nights, counts = _compared(session, table, typed, slice_)
+        if not nights:
             return Written(str(table), sum(counts.values()), False, log.version(settings, table), ())
         if changing is not None:
             changing(nights)
@@ -104,15 +107,18 @@ def replace(
     return written
 
 
-def _different(session: SparkSession, table: Table, wanted: DataFrame, slice_: Mapping[str, Collection[Any]]) -> list[date]:
-    """The nights of the slice whose content differs between the table and the frame: both are read in one job."""
+def _compared(
+    session: SparkSession, table: Table, wanted: DataFrame, slice_: Mapping[str, Collection[Any]]
+) -> tuple[list[date], dict[date, int]]:
+    """The nights of the slice whose content differs between the table and the frame, and the frame's rows by night, in one job."""
     from pyspark.sql import functions as F
 
     held = session.table(str(table)).where(where(slice_))
     sides = [_hashed(frame, table.content, "day").withColumn("side", F.lit(side)) for side, frame in enumerate((held, wanted))]
     rows = sides[0].unionByName(sides[1]).groupBy("day", "side").agg(*_sums()).toArrow().to_pylist()
     seen = {(row["day"], row["side"]): _figures(row) for row in rows}
-    return sorted({night for night, _ in seen if seen.get((night, 0)) != seen.get((night, 1))})
+    different = sorted({night for night, _ in seen if seen.get((night, 0)) != seen.get((night, 1))})
+    return different, {night: count for (night, side), (count, *_) in seen.items() if side == 1}
 
 
 def in_memory(session: SparkSession, table: pa.Table) -> DataFrame:

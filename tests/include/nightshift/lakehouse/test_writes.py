@@ -92,6 +92,16 @@ def test_two_runs_of_one_night_leave_one_content_and_no_error(session: SparkSess
     assert not put(session, installation, FIRST, ["a", "b"]).changed
 
 
+@pytest.mark.lakehouse
+def test_a_run_that_finds_its_rows_just_written_by_another_counts_those(
+    session: SparkSession, installation: Settings, visits: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(session, installation, FIRST, ["a", "b", "c"])
+    # The log was read a moment before the other run replaced the single row that the night held until then.
+    monkeypatch.setattr(log, "rows_by_night", lambda *asked: {FIRST: 1})
+    assert put(session, installation, FIRST, ["a", "b", "c"]) == writes.Written(str(visits), 3, False, log.version(installation, visits))
+
+
 def test_a_writer_that_always_loses_gives_up_with_advice_and_other_errors_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes.time, "sleep", lambda seconds: None)
     tries = []
