@@ -130,6 +130,8 @@ def _write_progress(folder: Path, history: Sequence[Progress]) -> None:
 
 
 def _publish(folder: Path, run: TrainingRun, end: Checkpoint, resumed_from: int, train_rows: int) -> None:
+    import numpy as np
+
     from include.nightshift.monitor import drift
     from include.nightshift.train import tracking
 
@@ -146,7 +148,9 @@ def _publish(folder: Path, run: TrainingRun, end: Checkpoint, resumed_from: int,
     write_durably(folder / folders.REFERENCE, json.dumps(drift.reference(columns | {"score": score})).encode())
 
     digest = hashlib.sha256(end.model).hexdigest()
-    mlflow_run_id = tracking.track(run, folder, booster, end.history, seen.matrix[:5], {"nightshift.model_sha256": digest})
+    # A row of medians: an example is kept with the model for good, and must be nobody's.
+    example = np.median(np.nan_to_num(seen.matrix), axis=0, keepdims=True)
+    mlflow_run_id = tracking.track(run, folder, booster, end.history, example, {"nightshift.model_sha256": digest})
     result = {
         "model_sha256": digest,
         "rounds": run.recipe.rounds,

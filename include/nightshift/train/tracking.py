@@ -41,7 +41,7 @@ def track(
 ) -> str:
     """Log parameters, loss by round, model and files; returns the MLflow run id. A run that is logged already is left as it is.
 
-    `sample`: a few rows of the matrix, kept with the model as its input example.
+    `sample`: a row like those of the matrix, kept with the model as its input example.
 
     Raises:
         mlflow.exceptions.MlflowException: the tracking server refuses or cannot be reached; the same command tries again.
