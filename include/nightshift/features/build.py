@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import ContractError
-from include.nightshift.lakehouse import log, stale, tables, writes
+from include.nightshift.lakehouse import barrier, log, stale, tables, writes
 from include.nightshift.settings import ROOT
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def build(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
         "--vars",
         json.dumps(variables),
     ]
-    writes.retried(lambda: dbt(settings, arguments), str(table))
+    with barrier.passing(settings):
+        writes.retried(lambda: dbt(settings, arguments), str(table))
     # dbt's Spark adapter turns ANSI mode off on the session it uses, and this process goes on with that session.
     session.conf.set("spark.sql.ansi.enabled", "true")
     built = log.rows_by_night(settings, table, {"day": nights})

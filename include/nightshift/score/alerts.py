@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import stale, tables, writes
+from include.nightshift.lakehouse import barrier, stale, tables, writes
 from include.nightshift.lakehouse.session import literal, where
 
 if TYPE_CHECKING:
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 def publish(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> tuple[dict[date, int], int]:
     """Replace the nights' lists in one commit; returns their lengths by night, and the table's version."""
-    listed = session.sql(ranking(use_case, nights)).persist()
-    try:
-        lengths = {row["day"]: int(row["count"]) for row in listed.groupBy("day").count().toArrow().to_pylist()}
-        written = writes.replace(session, settings, tables.alerts(use_case), listed, {"day": nights}, rows_expected=sum(lengths.values()))
-    finally:
-        listed.unpersist()
+    with barrier.passing(settings):
+        listed = session.sql(ranking(use_case, nights)).persist()
+        try:
+            lengths = {row["day"]: int(row["count"]) for row in listed.groupBy("day").count().toArrow().to_pylist()}
+            expected = sum(lengths.values())
+            written = writes.replace(session, settings, tables.alerts(use_case), listed, {"day": nights}, rows_expected=expected)
+        finally:
+            listed.unpersist()
     stale.rebuilt(settings, tables.alerts(use_case), nights)
     return dict.fromkeys(nights, 0) | lengths, written.version
 

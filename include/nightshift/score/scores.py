@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import log, stale, tables, writes
+from include.nightshift.lakehouse import barrier, log, stale, tables, writes
 from include.nightshift.lakehouse.session import where
 from include.nightshift.promote import registry
 
@@ -52,8 +52,9 @@ def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
         reigned = [night for night in nights if models.get(night) == version]
         frame = session.table(str(features)).where(where({"day": reigned}))
         scored = scored_by(frame, settings, use_case, version, features_version)
-        expected = sum(log.rows_by_night(settings, features, {"day": reigned}).values())
-        writes.replace(session, settings, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=expected)
+        with barrier.passing(settings):
+            expected = sum(log.rows_by_night(settings, features, {"day": reigned}).values())
+            writes.replace(session, settings, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=expected)
     stale.rebuilt(settings, table, list(models))
     written = log.rows_by_night(settings, table, {"day": nights, "role": ["champion"]})
     return Scored({night: written.get(night, 0) for night in models}, models, log.version(settings, table), time.monotonic() - started)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.nightshift.features import training_set
-from include.nightshift.lakehouse import pins
+from include.nightshift.lakehouse import barrier, pins
 from include.nightshift.settings import ROOT
 from include.nightshift.train.run import RUN, TrainingRun
 
@@ -34,6 +34,11 @@ def pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Re
         NotMaturedError: features or verdicts of the nights are not there yet, or too few of them.
         LakehouseError: `maintain` took one of the versions before it was pinned; asking again reads newer ones.
     """
+    with barrier.passing(settings):
+        return _pin(session, settings, use_case, recipe, as_of)
+
+
+def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date) -> Path:
     split, versions = training_set.pin(settings, use_case, as_of)
     run_id = training_set.run_id(use_case, recipe, split, versions)
     folder = settings.home / "runs" / run_id
