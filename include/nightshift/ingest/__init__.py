@@ -9,9 +9,9 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from include.nightshift.errors import ContractError, LandingError
-from include.nightshift.ingest import batches, bronze, checks, landing, pseudonyms, silver
+from include.nightshift.ingest import batches, bronze, checks, erased, landing, pseudonyms, silver
 from include.nightshift.ingest.batches import Batch
-from include.nightshift.lakehouse import log, stale, tables
+from include.nightshift.lakehouse import barrier, log, stale, tables
 from include.nightshift.rules import Verdict
 
 if TYPE_CHECKING:
@@ -28,11 +28,13 @@ OWN_KINDS = ("schema", "range", "distribution", "duplicates", "temporal")
 
 @dataclass
 class Ingested:
-    """What one feed brought: rows landed and accepted by night, and the version of the silver table that holds them."""
+    """What one feed brought: rows landed (those taken) and accepted by night, and the version of the silver table that holds them."""
 
     feed: str
     landed: dict[date, int] = field(default_factory=dict)
     accepted: dict[date, int] = field(default_factory=dict)
+    erased: dict[date, int] = field(default_factory=dict)
+    """Rows that were left out, because their person was erased; a file of ours is rewritten without them, and counts none."""
     released: int = 0
     """Rows that waited in quarantine and pass now."""
     unchanged: list[date] = field(default_factory=list)
@@ -63,7 +65,8 @@ def ingest(session: SparkSession, settings: Settings, feed: Feed, nights: Sequen
     started, done = time.monotonic(), Ingested(feed.name)
     try:
         for begin in range(0, len(nights), NIGHTS_AT_ONCE):
-            _land(session, settings, feed, nights[begin : begin + NIGHTS_AT_ONCE], accept, done)
+            with barrier.passing(settings):
+                _land(session, settings, feed, nights[begin : begin + NIGHTS_AT_ONCE], accept, done)
     except ContractError as error:
         _tell(settings, feed, error)
         raise
@@ -79,6 +82,19 @@ def release(session: SparkSession, settings: Settings, feed: Feed, nights: Seque
         ContractError: as `ingest`.
     """
     started, done = time.monotonic(), Ingested(feed.name)
+    try:
+        with barrier.passing(settings):
+            again = _again(settings, feed, nights)
+            _bring(session, settings, feed, again, session.table(str(tables.bronze(feed))), accept, done, landing_too=False)
+    except ContractError as error:
+        _tell(settings, feed, error)
+        raise
+    done.version, done.seconds = log.version(settings, tables.silver(feed)), time.monotonic() - started
+    return done
+
+
+def _again(settings: Settings, feed: Feed, nights: Sequence[date]) -> list[Batch]:
+    """The nights' batches as they were ingested, resting on what the nights before them rest on now."""
     held = batches.held(settings, feed, min(nights) - timedelta(days=feed.dedup_days), max(nights))
     if missing := [night for night in nights if night not in held]:
         raise LandingError(f"bronze.{feed.name}, night {missing[0]}: it was never ingested, so nothing waits there: run `ingest` for it")
@@ -87,13 +103,7 @@ def release(session: SparkSession, settings: Settings, feed: Feed, nights: Seque
     for batch in batches.recorded(held[night] for night in nights):
         digests[batch.night] = batches.inputs(feed, batch.night, batch.batch, digests)
         again.append(replace(batch, inputs=digests[batch.night]))
-    try:
-        _bring(session, settings, feed, again, session.table(str(tables.bronze(feed))), accept, done, landing_too=False)
-    except ContractError as error:
-        _tell(settings, feed, error)
-        raise
-    done.version, done.seconds = log.version(settings, tables.silver(feed)), time.monotonic() - started
-    return done
+    return again
 
 
 def _land(session: SparkSession, settings: Settings, feed: Feed, nights: Sequence[date], accept: Collection[str], done: Ingested) -> None:
@@ -101,16 +111,20 @@ def _land(session: SparkSession, settings: Settings, feed: Feed, nights: Sequenc
     held = batches.held(settings, feed, min(nights) - timedelta(days=feed.dedup_days), max(nights))
     digests = {night: record["inputs"] for night, record in held.items()}
     waiting = set(stale.waiting(settings, tables.silver(feed)))
+    whom = erased.known(settings)
     drops, todo, failure = [], [], None
     for night in nights:
         try:
             drop = landing.read(settings.landing_folder, feed, night)
+            drop = drop and erased.left_out(settings, feed, drop, whom)
         except (LandingError, ContractError) as error:
             failure = error
             break
         digests[night] = batches.inputs(feed, night, drop.batch if drop else "", digests)
         if night in held and night not in waiting and batches.whole(settings, feed, held[night], digests[night]):
-            done.landed[night], done.accepted[night] = held[night]["rows"], held[night]["accepted"]
+            left_out = held[night]["erased"] or 0
+            done.landed[night], done.accepted[night] = held[night]["rows"] - left_out, held[night]["accepted"]
+            done.erased |= {night: left_out} if left_out else {}
             done.unchanged.append(night)
             continue
         todo.append(batches.of(feed, night, drop, digests[night]))
@@ -186,6 +200,7 @@ def _write(
     done.released += silver.quarantine(session, settings, feed, judged, nights, sum(counted[night].rejected for night in nights))
     stale.rebuilt(settings, tables.silver(feed), nights)
     done.landed |= {batch.night: batch.rows for batch in kept}
+    done.erased |= {batch.night: batch.erased for batch in kept if batch.erased}
     done.accepted |= {night: counted[night].accepted for night in nights}
 
 

@@ -31,7 +31,10 @@ class Batch:
     reordered: bool
     landed_at: datetime | None
     rows: int
+    """Rows of the file that were taken."""
     inputs: str
+    erased: int = 0
+    """Rows that were left out, because their person was erased."""
 
     @property
     def lands(self) -> bool:
@@ -42,7 +45,7 @@ def of(feed: Feed, night: date, drop: Drop | None, inputs: str) -> Batch:
     """The batch of a drop, or of a night for which none is owed."""
     if drop is None:
         return Batch(night, None, "", feed.version, False, None, 0, inputs)
-    return Batch(night, drop.source, drop.batch, drop.version, drop.reordered, drop.landed_at, drop.rows, inputs)
+    return Batch(night, drop.source, drop.batch, drop.version, drop.reordered, drop.landed_at, drop.rows, inputs, drop.erased)
 
 
 def held(settings: Settings, feed: Feed, first: date, last: date) -> dict[date, records.Record]:
@@ -63,7 +66,7 @@ def whole(settings: Settings, feed: Feed, record: records.Record, digest: str) -
         return False
     slice_ = {"day": [record["day"]]}
     counts = [sum(log.rows_by_night(settings, table, slice_).values()) for table in (tables.bronze(feed), tables.silver(feed))]
-    return counts == [record["rows"], record["accepted"]]
+    return counts == [record["rows"] - (record["erased"] or 0), record["accepted"]]
 
 
 def record(settings: Settings, feed: Feed, batches: Sequence[Batch], accepted: Mapping[date, int]) -> None:
@@ -78,7 +81,8 @@ def record(settings: Settings, feed: Feed, batches: Sequence[Batch], accepted: M
             "contract_version": batch.contract_version,
             "reordered": batch.reordered,
             "inputs": batch.inputs,
-            "rows": batch.rows,
+            "rows": batch.rows + batch.erased,
+            "erased": batch.erased or None,
             "accepted": accepted[batch.night],
             "rejected": batch.rows - accepted[batch.night],
             "landed_at": batch.landed_at,
@@ -92,6 +96,16 @@ def record(settings: Settings, feed: Feed, batches: Sequence[Batch], accepted: M
 def recorded(found: Iterable[records.Record]) -> list[Batch]:
     """The batches as they were recorded, to be judged again."""
     return [
-        Batch(r["day"], r["source"], r["batch"], r["contract_version"], r["reordered"], r["landed_at"], r["rows"], r["inputs"])
+        Batch(
+            night=r["day"],
+            source=r["source"],
+            batch=r["batch"],
+            contract_version=r["contract_version"],
+            reordered=r["reordered"],
+            landed_at=r["landed_at"],
+            rows=r["rows"] - (r["erased"] or 0),
+            inputs=r["inputs"],
+            erased=r["erased"] or 0,
+        )
         for r in sorted(found, key=lambda r: r["day"])
     ]

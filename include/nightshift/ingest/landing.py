@@ -47,6 +47,8 @@ class Drop:
     """When the file was last written."""
     table: pa.Table
     """The contract's columns as text (null where this version has none), and what `formats.PROVENANCE` names."""
+    erased: int = 0
+    """Rows of the file that are not in the table, because their person was erased."""
 
     @property
     def rows(self) -> int:
@@ -95,18 +97,10 @@ def read(landing: Path, feed: Feed, night: date) -> Drop | None:
         return None
     source = f"{feed.name}/{path.name}"
     content, landed_at = _bytes(path, landing, feed, night)
-    form, compression = _format(path.name)
     batch = hashlib.sha256(content).hexdigest()
     names = [column.name for column in feed.columns]
     try:
-        plain = formats.decompress(content, compression)
-        match form:
-            case "csv":
-                rows = formats.csv(plain)
-            case "jsonl":
-                rows = formats.json_lines(plain, names)
-            case _:
-                rows = formats.parquet(plain, {column.name: column.type for column in feed.columns})
+        rows = parted(path.name, content, feed)
     except formats.FormatError as error:
         raise LandingError(
             f"bronze.{feed.name}, night {night}: {source} ({len(content)} bytes) {error}. "
@@ -115,6 +109,23 @@ def read(landing: Path, feed: Feed, night: date) -> Drop | None:
     version = _version(feed, night, source, batch, rows)
     reordered = [name for name in names if name in rows.columns] != rows.columns
     return Drop(feed.name, night, source, batch, version, reordered, landed_at, _completed(rows.table, names))
+
+
+def parted(name: str, content: bytes, feed: Feed) -> formats.Rows:
+    """A file's rows, whatever their columns; its name says its format.
+
+    Raises:
+        FormatError: it is no whole file of that format.
+    """
+    form, compression = form_of(name)
+    plain = formats.decompress(content, compression)
+    match form:
+        case "csv":
+            return formats.csv(plain)
+        case "jsonl":
+            return formats.json_lines(plain, [column.name for column in feed.columns])
+        case _:
+            return formats.parquet(plain, {column.name: column.type for column in feed.columns})
 
 
 def spans(landing: Path, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
@@ -133,7 +144,8 @@ def spans(landing: Path, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
     return found
 
 
-def _format(name: str) -> tuple[str, str]:
+def form_of(name: str) -> tuple[str, str]:
+    """Format and compression (empty where there is none) that a file's name says."""
     _, form, compression = (*name.split("."), "")[:3]
     return form, compression
 

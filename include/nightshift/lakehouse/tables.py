@@ -409,6 +409,8 @@ BATCHES = Table(
         TableColumn("rejected", "bigint", "Rows in quarantine that were not released."),
         TableColumn("landed_at", "timestamp", "When the file was last written.", clock=True),
         TableColumn("ingested_at", "timestamp", "When the night was whole.", clock=True),
+        # Last, as it is in tables of an earlier version.
+        TableColumn("erased", "bigint", "Rows of the file that are in no table, because their person was erased; null: none."),
     ),
 )
 CONTRACT_RESULTS = Table(
@@ -445,6 +447,42 @@ STALE_NIGHTS = Table(
     ),
 )
 
+ERASED_KEYS = Table(
+    schema="ops",
+    name="erased_keys",
+    comment="Whom ingest leaves out, as keyed digests: the key lies outside the lake. One row per person, and per event of theirs.",
+    partition=(),
+    columns=(
+        TableColumn("request_id", "string", "The request; landing where ingest met an event of somebody erased before."),
+        TableColumn("kind", "string", "entity: a person; key: an event of theirs."),
+        TableColumn("column_name", "string", "The column of a feed whose value was digested."),
+        TableColumn("digest", "string", "HMAC-SHA256 of the value."),
+        TableColumn("key_check", "string", "Names the key without telling it: with another one nobody would be recognised."),
+        TableColumn("registered_at", "timestamp", "From when on ingest left them out.", clock=True),
+    ),
+)
+ERASURES = Table(
+    schema="ops",
+    name="erasures",
+    comment="Receipts of persons who were erased. Written last: what a receipt lists is done. One row per request.",
+    partition=(),
+    columns=(
+        TableColumn("request_id", "string", "The request's token."),
+        _USE_CASE,
+        TableColumn("subject", "string", "The person's keyed digest, as in ops.erased_keys."),
+        TableColumn("rows", "string", "JSON: rows removed by table."),
+        TableColumn("purged", "string", "JSON: tables of which only the live version is left, with the files that went."),
+        TableColumn("pins", "string", "JSON: pins that were given up, because they held older versions."),
+        TableColumn("files", "string", "JSON: files of ours that were rewritten or removed, below the home, with the rows that went."),
+        TableColumn("reported", "string", "JSON: files that hold the person and are not ours to change, with the number of rows."),
+        TableColumn("models", "string", "JSON: model versions that had the person among their rows, and how that is known."),
+        TableColumn("retrain", "string", "The retrain request that was filed, in ops.retrain_requests; null where none was needed."),
+        TableColumn("searched", "string", "JSON: what was searched at the end, and how."),
+        TableColumn("digest", "string", "SHA-256 over all columns before this one."),
+        TableColumn("erased_at", "timestamp", "When it was done.", clock=True),
+    ),
+)
+
 SHARED = (
     QUARANTINE,
     PSEUDONYMS,
@@ -460,6 +498,8 @@ SHARED = (
     CONTRACT_RESULTS,
     STALE_NIGHTS,
     TABLE_PINS,
+    ERASED_KEYS,
+    ERASURES,
 )
 
 

@@ -85,6 +85,8 @@ class IngestOperator(NightOperator):
             raise
         for night, landed in done.landed.items():
             counts = f"{landed} landed, {done.accepted[night]} accepted, {done.rejected[night]} to quarantine"
+            if night in done.erased:
+                counts += f", {done.erased[night]} more left out, because their person was erased"
             self.log.info("%s %s: %s%s", feed.name, night, counts, ", as it was" if night in done.unchanged else "")
         _say(self.log, settings, done.verdicts, done.news)
         self._record(settings, use_case, done)
