@@ -65,3 +65,7 @@ class PreemptedTooOftenError(NightshiftError):
 
 class RegistryError(NightshiftError):
     """The model registry and the champion history do not say what the step needs."""
+
+
+class ErasureError(NightshiftError):
+    """A person cannot be erased as asked, or something still tells of them; the request stays, and the same token goes on."""

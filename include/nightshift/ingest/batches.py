@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -109,3 +109,53 @@ def recorded(found: Iterable[records.Record]) -> list[Batch]:
         )
         for r in sorted(found, key=lambda r: r["day"])
     ]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A landed file that gives way to one without some of its rows."""
+
+    old: str
+    new: str
+    """SHA-256 of both."""
+    rows: int
+    """Rows of the new one."""
+
+
+def reconcile(settings: Settings, feed: Feed, nights: Collection[date], rewritten: Mapping[date, Rewritten]) -> None:
+    """Make the records agree with tables from which rows of these nights were erased, and with files that are about to be rewritten.
+
+    The chain of inputs is made anew over all nights: each that was whole is whole afterwards, and a night that was waiting for a second
+    look still is. Rows of a file that stays as it is count as left out. Doing it again changes nothing.
+    """
+    taken, accepted = (log.rows_by_night(settings, table) for table in (tables.bronze(feed), tables.silver(feed)))
+
+    def agreed(held: list[records.Record]) -> list[records.Record]:
+        before: dict[date, str] = {}
+        after: dict[date, str] = {}
+        changed = []
+        for record in sorted(held, key=lambda record: record["day"]):
+            night, new = record["day"], dict(record)
+            file = rewritten.get(night)
+            if file is not None and record["batch"] in (file.old, file.new):
+                new |= {"batch": file.new, "rows": file.rows, "erased": None}
+            elif night in nights:
+                new |= {"erased": (record["rows"] - taken.get(night, 0)) or None}
+            if night in nights:
+                new |= {"accepted": accepted.get(night, 0)}
+                new |= {"rejected": new["rows"] - (new["erased"] or 0) - new["accepted"]}
+            if record["inputs"] == inputs(feed, night, record["batch"], before):
+                new |= {"inputs": inputs(feed, night, new["batch"], after)}
+            before[night], after[night] = record["inputs"], new["inputs"]
+            changed.append(new)
+        return changed
+
+    records.amend(settings, tables.BATCHES, agreed, {"feed": [feed.name]})
+    news = {(night, file.old): file.new for night, file in rewritten.items()}
+
+    def renamed(held: list[records.Record]) -> list[records.Record]:
+        return [record | {"batch": news.get((record["day"], record["batch"]), record["batch"])} for record in held]
+
+    # Where a person has accepted a batch, it is for the file by its hash.
+    if rewritten:
+        records.amend(settings, tables.CONTRACT_RESULTS, renamed, {"feed": [feed.name], "day": sorted(rewritten)})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from include.nightshift import nights as nights_module
 from include.nightshift.ingest import silver
 from include.nightshift.lakehouse import records, tables
-from include.nightshift.lakehouse.session import literal
+from include.nightshift.lakehouse.session import literal, where
 from include.nightshift.rules import SAMPLE, BatchRule, Distribution, Freshness, Gaps, Kind, OwnDay, Severity, Verdict, Volume, outcome
 
 if TYPE_CHECKING:
@@ -344,3 +344,24 @@ def store(settings: Settings, feed: Feed, nights: Collection[date], verdicts: It
     ]
     records.replace(settings, tables.CONTRACT_RESULTS, written, slice_)
     return [v for v in wanted if v.outcome == "failed" and (v.night, v.rule, v.batch) not in known]
+
+
+def refigure(session: SparkSession, settings: Settings, feed: Feed, nights: Collection[date]) -> None:
+    """Make the figures of distributions those of the nights' rows as silver holds them now; the verdicts stand as they were given.
+
+    The quantiles of a small night are amounts of single rows: what is erased must not live on in them.
+    """
+    rules = {rule.name for rule in feed.batch_rules if isinstance(rule, Distribution)}
+    if not rules or not nights:
+        return
+    held = session.table(str(tables.silver(feed))).where(where({"day": sorted(nights)}))
+    accepted = held.selectExpr("*", "cast(null as string) as _rule", "cast(array() as array<string>) as _warned")
+    figures = {night: counted.columns for night, counted in count(session, feed, accepted, sorted(nights)).items()}
+
+    def refigured(records_: list[records.Record]) -> list[records.Record]:
+        return [
+            record | {"figures": json.dumps(figures[record["day"]][record["rule"]], sort_keys=True)} if record["rule"] in rules else record
+            for record in records_
+        ]
+
+    records.amend(settings, tables.CONTRACT_RESULTS, refigured, {"day": sorted(nights), "feed": [feed.name]})

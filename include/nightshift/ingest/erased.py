@@ -200,15 +200,6 @@ def left_out(settings: Settings, feed: Feed, drop: Drop, erased: Erased) -> Drop
     return cleaned
 
 
-def kept(settings: Settings, feed: Feed, erased: Erased, rows: pa.Table) -> pa.Table:
-    """Rows that are about to be landed, without those of erased persons."""
-    mask = erased.theirs(rows)
-    if not mask.any():
-        return rows
-    _remember_events(settings, feed, erased, rows, mask)
-    return rows.filter(_array(~mask))
-
-
 def is_ours(settings: Settings) -> bool:
     """Whether landed files are the installation's own to rewrite: those in its home are."""
     return settings.landing_folder.resolve().is_relative_to(settings.home.resolve())
@@ -235,18 +226,18 @@ def rewrite(path: Path, feed: Feed, batch: str, numbers: Iterable[int]) -> None:
         ) from error
 
 
-def _remember_events(settings: Settings, feed: Feed, erased: Erased, rows: pa.Table, mask: np.ndarray) -> None:
-    """Remember the keys of events that are left out because of their entity: their verdicts, days later, name the key only.
-
-    A key that another's row in the same file bears too is not theirs alone, and is not remembered.
-    """
+def events(rows: pa.Table, feed: Feed, mask: np.ndarray) -> set[str]:
+    """The keys that the masked rows bear, less those that another row of the same file bears too: they are not theirs alone."""
     import pyarrow.compute as pc
 
-    if not any(column.kind == ENTITY and column.name in rows.column_names for column in erased.columns):
-        return
     own, others = rows[feed.key].filter(_array(mask)), rows[feed.key].filter(_array(~mask))
-    shared = _whole_numbers(others.filter(pc.is_in(others, pc.unique(own))))
-    register(settings, LANDING, {(feed.key, KEY): _whole_numbers(pc.unique(own)) - shared})
+    return _whole_numbers(pc.unique(own)) - _whole_numbers(others.filter(pc.is_in(others, pc.unique(own))))
+
+
+def _remember_events(settings: Settings, feed: Feed, erased: Erased, rows: pa.Table, mask: np.ndarray) -> None:
+    """Remember the keys of events that are left out because of their entity: their verdicts, days later, name the key only."""
+    if any(column.kind == ENTITY and column.name in rows.column_names for column in erased.columns):
+        register(settings, LANDING, {(feed.key, KEY): events(rows, feed, mask)})
 
 
 def _whole_numbers(texts: Any) -> set[str]:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable, nights
 from include.nightshift.errors import ConfigurationError, LandingError
-from include.nightshift.ingest import erased, landing, postgresql
+from include.nightshift.ingest import landing, postgresql
 from include.nightshift.ingest.postgresql import WRITTEN_AT, Window
 from include.nightshift.usecase import Feed, Pull
 
@@ -98,7 +98,7 @@ def pull(settings: Settings, feed: Feed, night: date, uri: str, *, again: bool =
                 return Pulled(feed.name, night, standing[0], files.rows(night) if standing == [path] else None, read=False)
             if standing and (standing != [path] or files.note(night) is None):
                 raise LandingError(f"{asked}: {standing[0]} was not pulled, so no pull replaces it. Move it away, and pull the night then")
-            return _pull(settings, files, feed, feed.pull, night, uri)
+            return _pull(files, feed, feed.pull, night, uri)
     except OSError as error:
         raise LandingError(
             f"{asked}: {folder} cannot be written: {error}. A pulled feed needs a landing folder of ours: make it writable, or leave "
@@ -175,18 +175,16 @@ class _Files:
         return self._folder / f"{night}{SUFFIX}"
 
 
-def _pull(settings: Settings, files: _Files, feed: Feed, source: Pull, night: date, uri: str) -> Pulled:
+def _pull(files: _Files, feed: Feed, source: Pull, night: date, uri: str) -> Pulled:
     from pyarrow import compute
 
     started, window = time.monotonic(), files.window(feed, source, night)
-    rivals, previous, whom = list(files.rivals(feed, night, window)), files.previous(night), erased.known(settings)
+    rivals, previous = list(files.rivals(feed, night, window)), files.previous(night)
     read = late = 0
 
     def new(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         nonlocal read, late
-        for portion in batches:
-            # What was erased here the source may still have: its rows are no part of any file.
-            batch = erased.kept(settings, feed, whom, portion)
+        for batch in batches:
             rows = _new(batch, rivals, feed)
             read += batch.num_rows
             late += compute.sum(compute.less(rows[WRITTEN_AT], previous)).as_py() or 0 if previous else 0

@@ -23,9 +23,12 @@ def of(settings: Settings, use_case: UseCase) -> list[Record]:
     return sorted(records.read(settings, TABLE, use_case=use_case.name), key=lambda request: (request["night"], request["requested_at"]))
 
 
-def file(settings: Settings, use_case: UseCase, night: date, cause: str, evidence: Mapping[str, Any]) -> Record:
-    """File a request; a second one of the same night and cause is the same request. Returns it as it stands, answered perhaps."""
-    request_id = hashlib.sha256(f"{use_case.name} {night} {cause}".encode()).hexdigest()[:16]
+def file(settings: Settings, use_case: UseCase, night: date, cause: str, evidence: Mapping[str, Any], *, about: str = "") -> Record:
+    """File a request; a second one of the same night and cause is the same request. Returns it as it stands, answered perhaps.
+
+    :param about: tells apart what has the same night and cause.
+    """
+    request_id = hashlib.sha256(" ".join(filter(None, (use_case.name, str(night), cause, about))).encode()).hexdigest()[:16]
     new: Record = {
         "request_id": request_id,
         "use_case": use_case.name,

@@ -1,0 +1,297 @@
+"""Erase: a person who was deleted stays deleted.
+
+The walk, each step of which may be done again: remember digests of the person and of their events, so that no ingest brings them back;
+list the models that had them among their rows; delete their rows from every table, rewrite landed files of ours, training extracts and
+logs; leave no older version of a table that told of them; search everything; write the receipt; destroy the request.
+
+No night is marked stale: others' published features and scores stand as they were published, also where a window counted an event that
+is gone. What is rebuilt from now on is built without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from include.nightshift import keys
+from include.nightshift.erase import files, receipt, request, training
+from include.nightshift.erase.person import Finder, Person, concerned, holders
+from include.nightshift.erase.search import Searched, in_content, search
+from include.nightshift.errors import ErasureError, NightshiftError
+from include.nightshift.ingest import batches, checks, erased
+from include.nightshift.lakehouse import barrier, log, pins, records, tables, vacuum
+from include.nightshift.lakehouse.files import Folder
+from include.nightshift.lakehouse.purge import purge
+from include.nightshift.monitor import requests
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyspark.sql import SparkSession
+
+    from include.nightshift.erase.receipt import Found
+    from include.nightshift.erase.request import Request
+    from include.nightshift.lakehouse.records import Record
+    from include.nightshift.lakehouse.tables import Table
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import UseCase
+
+told = logging.getLogger(__name__)
+
+CAUSE = "erasure"
+PATIENCE = 60.0
+"""Seconds that the server has to let go of what its last queries left in its scratch folder."""
+
+
+def erase(session: SparkSession, settings: Settings, use_case: UseCase, token: str, *, in_flight: timedelta = vacuum.IN_FLIGHT) -> Record:
+    """Erase the person of a request; returns the receipt, as it stands in `ops.erasures`. Again with the same token: goes on, or did.
+
+    Args:
+        session: on the lakehouse server.
+        settings: of the installation.
+        use_case: whose request it is; others with the same events and the same entity are cleared as well.
+        token: names the request.
+        in_flight: files that no version names and that are younger may belong to a write under way, and hold it up.
+
+    Raises:
+        ErasureError: there is no such request, a training run is under way on the person's rows, or something still tells of them.
+        ConfigurationError: the key of the digests is missing, or another one.
+        LakehouseError: a write may be under way on a table that has to be purged.
+        WriteConflictError: other writers won every attempt at one table.
+    """
+    done = receipt.of(settings, token)
+    if done is None:
+        asked = request.read(settings, use_case, token)
+        erasure = _Erasure(session, settings, use_case, asked, in_flight)
+        with _unspoken(erasure):
+            done = erasure.run()
+    receipt.close(settings, token)
+    request.destroy(settings, token)
+    return done
+
+
+class _Erasure:
+    """One run of a request."""
+
+    def __init__(self, session: SparkSession, settings: Settings, use_case: UseCase, asked: Request, in_flight: timedelta) -> None:
+        self.session = session
+        self.settings = settings
+        self.use_case = use_case
+        self.asked = asked
+        self.in_flight = in_flight
+        self.use_cases = concerned(settings, use_case)
+        self.feeds = {feed.name: feed for other in self.use_cases for feed in other.feeds}
+        self.tables = holders(self.use_cases)
+        self.person = Person(use_case.entity, use_case.events.key, asked.person, asked.keys)
+        self.found: Found = receipt.found(settings, asked.token)
+        self.searched: dict[str, Any] = {}
+
+    def run(self) -> Record:
+        steps = (
+            self.register,
+            self.list_models,
+            self.delete,
+            self.refigure,
+            self.rewrite_landed,
+            self.clear_training,
+            self.purge,
+            self.clear_litter,
+            self.verify,
+            self.propose,
+        )
+        for step in steps:
+            started = time.monotonic()
+            step()
+            told.info("request %s: %s, %.1f s", self.asked.token, step.__name__.replace("_", " "), time.monotonic() - started)
+        return receipt.write(self.settings, self.asked.token, self.use_case.name, self.subject, self.found, self.searched)
+
+    @property
+    def finder(self) -> Finder:
+        return Finder(self.session, self.settings, self.use_cases, self.person)
+
+    @property
+    def subject(self) -> str:
+        return keys.made(self.settings, keys.ERASURE).digest(self.person.entity, self.person.id)
+
+    def register(self) -> None:
+        """From here on no ingest brings them back: first the person, then every event of theirs that is known anywhere."""
+        erased.register(self.settings, self.asked.token, {(self.person.entity, erased.ENTITY): {self.person.id}})
+        self._drain()
+        events = self.use_case.events
+        theirs = set().union(*(self.finder.keys(table) for table in self.tables)) | files.keys(self.settings, events, self.person)
+        self.person = self.person.with_keys(theirs)
+        shared = set().union(*(self.finder.shared(table) for table in (tables.bronze(events), tables.silver(events))))
+        self.asked = request.extend(self.settings, self.asked, theirs - shared)
+        self.person = Person(self.person.entity, self.person.key, self.person.id, self.asked.keys)
+        erased.register(self.settings, self.asked.token, {(self.person.key, erased.KEY): self.person.keys})
+        self._drain()
+
+    def list_models(self) -> None:
+        """Before their rows go from the extracts that tell it."""
+        addresses = self.finder.addresses(tables.silver(self.use_case.events))["day"].to_pylist()
+        self.found.add_rows(str(tables.silver(self.use_case.events)), addresses)
+        nights = self.found.nights(str(tables.silver(self.use_case.events)))
+        told = training.models(self.settings, self.use_cases, training.extracts(self.settings, self.person), nights)
+        for known in (receipt.known_models(self.settings, self.subject), told):
+            for name, versions in known.items():
+                # What an earlier run saw in an extract is not undone by the extract's having been cleared.
+                self.found.models[name] = versions | self.found.models.get(name, {})
+        self._keep()
+
+    def delete(self) -> None:
+        """Their rows from every table, in walking order: what writes a table reads those before it, and is waited for."""
+        for table in self.tables:
+            self._drain()
+            addresses = self.finder.addresses(table)
+            if addresses.num_rows:
+                self.found.add_rows(str(table), addresses["day"].to_pylist())
+                self._keep()
+                self.finder.remove(table, addresses)
+
+    def refigure(self) -> None:
+        """What contracts compare later nights with, of the rows that are left."""
+        for feed in self.feeds.values():
+            checks.refigure(self.session, self.settings, feed, self.found.nights(str(tables.silver(feed))))
+
+    def rewrite_landed(self) -> None:
+        """Landed files of ours, whose new hashes are registered first; others are reported."""
+        for feed in self.feeds.values():
+            landed = list(files.landed(self.settings, feed, self.person))
+            theirs = [file for file in landed if isinstance(file, files.Landed)]
+            ours = theirs if erased.is_ours(self.settings) else []
+            for file in landed:
+                if isinstance(file, files.Unread):
+                    self.found.reported[self._named(file.path)] = f"cannot be read: {file.why}"
+                elif file in ours:
+                    self.found.files[self._named(file.path)] = len(file.rows)
+                else:
+                    self.found.reported[self._named(file.path)] = f"not ours to change: {len(file.rows)} rows"
+            self._keep()
+            rewritten = {file.night: batches.Rewritten(file.batch, file.cut, file.left) for file in ours if file.night}
+            nights = set(self.found.nights(str(tables.bronze(feed))))
+            if nights or rewritten:
+                batches.reconcile(self.settings, feed, nights, rewritten)
+            for file in ours:
+                files.rewrite(file, feed)
+
+    def clear_training(self) -> None:
+        """Their rows from training extracts; a run that has not ended goes whole."""
+        extracts = training.extracts(self.settings, self.person)
+        for extract in extracts:
+            self.found.files[self._named(extract.folder)] = extract.rows
+        self._keep()
+        for extract in extracts:
+            training.remove(extract, self.person)
+
+    def purge(self) -> None:
+        """Every table that tells of them in any version keeps its live one alone; pins of others are given up."""
+        # The figures of small nights told of them too, and tell so in older versions.
+        refigured = [tables.CONTRACT_RESULTS] if self.found.rows else []
+        for table in (*self.tables, *refigured):
+            if table not in refigured and str(table) not in self.found.rows and not self._tells(table):
+                continue
+            live, held = log.version(self.settings, table), pins.held(self.settings, table, datetime.now(UTC).date())
+            self.found.add_purged(
+                str(table), (asdict(pin) | {"until": pin.until and str(pin.until)} for pin in held if pin.version != live)
+            )
+            self._keep()
+            purge(self.session, self.settings, table, give_up=held, in_flight=self.in_flight)
+
+    def clear_litter(self) -> None:
+        """What killed stages left, what the server caches, and numbers in logs."""
+        with barrier.drained(self.settings):
+            files.clear_litter(self.settings)
+            self.session.catalog.clearCache()
+        for path, places in files.redact(self.settings, self.person.wanted.numbers).items():
+            self.found.files[path] = self.found.files.get(path, 0) + places
+        self._keep()
+
+    def verify(self) -> None:
+        """Look everywhere; whatever is left is an error that names it.
+
+        Raises:
+            ErasureError: something tells of the person, or an earlier writer brought them back.
+        """
+        left = [f"{rows} rows of {table}" for table in self.tables if (rows := self.finder.addresses(table).num_rows)]
+        left += [f"training extract {extract.run_id}" for extract in training.extracts(self.settings, self.person)]
+        searched = self._searched()
+        if left or searched.hits:
+            places = [*left, *searched.hits]
+            raise ErasureError(
+                f"{len(places)} places still tell of the person of request {self.asked.token}: {'; '.join(places[:20])}. Clear this task: "
+                "what a run brought meanwhile is removed then. A place that stays is no table's and no file's that this platform writes: "
+                "remove it by hand. Under metastore/scratch: restart the lakehouse server (`make down`, `make up`)"
+            )
+        wanted = self.person.wanted
+        every = sum(len(listed) for listed in wanted.columns.values())
+        self.searched = {"numbers": every, "in_every_byte": len(wanted.numbers), "in_columns_only": every - len(wanted.numbers)}
+
+    def propose(self) -> None:
+        """A retrain, where the model that reigns had them among its rows. The request says which versions, and no more."""
+        for use_case in self.use_cases:
+            history = records.read(self.settings, tables.CHAMPION_HISTORY, use_case=use_case.name)
+            reigning = next((reign["model_version"] for reign in history if reign["until_night"] is None), None)
+            extent = log.extent(self.settings, tables.silver(use_case.events))
+            versions = self.found.models.get(use_case.name, {})
+            if reigning in versions and extent is not None:
+                evidence = {"erasure": self.asked.token, "champion": reigning, "models": sorted(versions)}
+                filed = requests.file(self.settings, use_case, extent[1], CAUSE, evidence, about=self.asked.token)
+                self.found.retrain.append(filed["request_id"])
+        self._keep()
+
+    def _searched(self) -> Searched:
+        """The home, and the tables where they lie elsewhere."""
+        self._let_go()
+        found = search(self.settings.home, self.person.wanted, skipping=request.paths(self.settings, self.asked.token))
+        if not log.location(self.settings, self.tables[0]).startswith(str(self.settings.home)):
+            found.hits += [hit for table in self.tables for hit in self._hits(table)]
+        return found
+
+    def _let_go(self) -> None:
+        """Wait for the server to drop what its last queries left on disk; the search tells if it does not."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            # Nothing refers to it any more, but Java has no reason of its own to collect its garbage soon.
+            self.session.sql("select reflect('java.lang.System', 'gc')").toArrow()
+            if not search(self.settings.home / "metastore" / "scratch", self.person.wanted).hits:
+                return
+            time.sleep(1)
+
+    def _tells(self, table: Table) -> bool:
+        """Whether any file of a table, of whatever version or of its log, tells of the person."""
+        return next(self._hits(table), None) is not None
+
+    def _hits(self, table: Table) -> Iterator[str]:
+        folder = Folder(self.settings, table)
+        for file in folder.files():
+            yield from in_content(f"{table}/{file.path}", folder.read(file.path), self.person.wanted)
+
+    def _drain(self) -> None:
+        with barrier.drained(self.settings):
+            pass
+
+    def _keep(self) -> None:
+        self.found.save(self.settings, self.asked.token)
+
+    def _named(self, path: Path) -> str:
+        return str(path.relative_to(self.settings.home)) if path.is_relative_to(self.settings.home) else str(path)
+
+
+@contextmanager
+def _unspoken(erasure: _Erasure) -> Iterator[None]:
+    """No error that leaves tells of the person, whoever raised it: Spark quotes values, and a traceback shows them."""
+    try:
+        yield
+    except Exception as error:
+        secrets = {number.removeprefix("-") for number in (erasure.person.id, *erasure.person.keys)}
+        text = re.sub(r"[0-9]+", lambda run: "*" * len(run[0]) if run[0].lstrip("0") in secrets else run[0], str(error))
+        if text == str(error):
+            raise
+        kind = type(error) if isinstance(error, NightshiftError) else ErasureError
+        raise kind(text) from None

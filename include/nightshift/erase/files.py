@@ -1,0 +1,126 @@
+"""Landed files, logs and litter: what lies beside the tables and tells of the person."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.nightshift import nights
+from include.nightshift.errors import NightError
+from include.nightshift.ingest import erased, formats, landing
+from include.nightshift.ingest.cut import cut
+
+if TYPE_CHECKING:
+    from include.nightshift.erase.person import Person
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import Feed
+
+LOGS = ("logs", "airflow/logs")
+"""Folders of the home whose files are text for people."""
+LITTER = ("staging", "dbt")
+"""Folders of the home that hold nothing while no stage is under way."""
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A landed file that holds rows of the person."""
+
+    path: Path
+    night: date | None
+    """None where its name says none."""
+    rows: tuple[int, ...]
+    """Their numbers in the file."""
+    batch: str
+    """SHA-256 of the file as it stands."""
+    cut: str
+    """SHA-256 of the file without them."""
+    left: int
+    """Rows of the file without them."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file in the landing folder that cannot be read, so that nobody can say whose rows it holds."""
+
+    path: Path
+    why: str
+
+
+def landed(settings: Settings, feed: Feed, person: Person) -> Iterator[Landed | Unread]:
+    """The files of a feed that hold rows of the person, of whatever night, and those that cannot be read."""
+    for path in sorted((settings.landing_folder / feed.name).glob("*")):
+        if not path.name.endswith(landing.SUFFIXES) or path.name.startswith("."):
+            continue
+        try:
+            content = path.read_bytes()
+            rows = landing.parted(path.name, content, feed).table
+        except (formats.FormatError, OSError) as error:
+            yield Unread(path, f"it {error}" if isinstance(error, formats.FormatError) else str(error))
+            continue
+        if "_row" not in rows.column_names:
+            yield Unread(path, "its columns cannot be told apart")
+            continue
+        theirs = person.rows.theirs(rows)
+        if theirs.any():
+            numbers = tuple(rows["_row"].to_numpy()[theirs].tolist())
+            digests = [hashlib.sha256(made).hexdigest() for made in (content, cut(path.name, content, feed, set(numbers)))]
+            yield Landed(path, _night(path), numbers, digests[0], digests[1], rows.num_rows - len(numbers))
+
+
+def keys(settings: Settings, feed: Feed, person: Person) -> set[str]:
+    """Keys of their events in landed files, less those that another's row in the same file bears too."""
+    found: set[str] = set()
+    for file in landed(settings, feed, person):
+        if isinstance(file, Landed):
+            rows = landing.parted(file.path.name, file.path.read_bytes(), feed).table
+            found |= erased.events(rows, feed, person.rows.theirs(rows)) if person.entity in rows.column_names else set()
+    return found
+
+
+def rewrite(file: Landed, feed: Feed) -> None:
+    """Take their rows out of a file of ours.
+
+    Raises:
+        LandingError: it is another file by now, or cannot be written.
+    """
+    erased.rewrite(file.path, feed, file.batch, file.rows)
+
+
+def clear_litter(settings: Settings) -> list[str]:
+    """Remove what killed runs left in the folders of stages; only while no stage is under way."""
+    gone = []
+    for name in LITTER:
+        for path in sorted((settings.home / name).glob("*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            gone.append(str(path.relative_to(settings.home)))
+    return gone
+
+
+def redact(settings: Settings, numbers: Collection[int]) -> dict[str, int]:
+    """Overwrite unmistakable numbers in the logs by stars, in place: whoever has a log open goes on writing. Returns places by file."""
+    if not numbers:
+        return {}
+    pattern = re.compile(b"|".join(str(abs(number)).encode() for number in sorted(numbers)))
+    told = {}
+    for path in (path for name in LOGS for path in sorted((settings.home / name).rglob("*")) if path.is_file()):
+        with path.open("r+b") as file:
+            found = [match.span() for match in pattern.finditer(file.read())]
+            for begin, end in found:
+                file.seek(begin)
+                file.write(b"*" * (end - begin))
+        if found:
+            told[str(path.relative_to(settings.home))] = len(found)
+    return told
+
+
+def _night(path: Path) -> date | None:
+    try:
+        return nights.parse(path.name.split(".")[0], what="file")
+    except NightError:
+        return None
