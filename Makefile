@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check up down status sql sources bench lint lock clean
+.PHONY: help setup demo test check up down status sql erase sources bench lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,8 @@ sql: setup ## ask the lakehouse: make sql Q="select * from gold.card_fraud_alert
 
 sources: setup ## what each feed owes and how it kept that, as a page: <home>/reports/sources.html
 	@$(VENV)/python -m include.nightshift.operate.sources
+erase: setup ## erase a person: reads the id from standard input and starts the run; see the runbook first
+	@$(VENV)/python -m include.nightshift.operate.erase $(ARGS)
 
 bench: setup ## measure one figure: make bench NAME=...; without a name, lists them
 	@test -n "$(NAME)" || { echo "nightshift: which one? make bench NAME=..., one of: $(filter-out __init__,$(basename $(notdir $(wildcard bench/*.py))))" >&2; exit 1; }

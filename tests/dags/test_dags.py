@@ -104,7 +104,7 @@ def bag(airflow_environment: dict[str, str]) -> dict[str, Any]:
 
 
 def test_each_file_makes_one_dag_per_use_case_named_by_its_stem(bag: dict[str, Any]) -> None:
-    stems = ("backfill", "features", "ingest", "maintain", "monitor", "release", "score", "train")
+    stems = ("backfill", "erase", "features", "ingest", "maintain", "monitor", "release", "score", "train")
     assert sorted(bag) == [f"card_fraud_{stem}" for stem in stems]
     assert {name: Path(dag["file"]).stem for name, dag in bag.items()} == {name: name.removeprefix("card_fraud_") for name in bag}
 
@@ -164,6 +164,13 @@ def test_maintain_runs_weekly_one_at_a_time_and_with_the_clock_off_never_by_itse
     off = ask(LOOK, airflow_environment | {"NIGHTSHIFT_CLOCK": "off"}, str(ROOT / "dags" / "maintain.py"))
     assert off["errors"] == {}
     assert off["dags"]["card_fraud_maintain"]["timetable"] == "NullTimetable"
+
+
+def test_erase_takes_a_token_and_nothing_else_and_outwaits_what_a_killed_run_left(bag: dict[str, Any]) -> None:
+    erase = bag["card_fraud_erase"]
+    assert (erase["timetable"], erase["max_active_runs"], list(erase["params"])) == ("NullTimetable", 1, ["token"])
+    [task] = erase["tasks"].values()
+    assert (task["type"], task["retries"]) == ("EraseOperator", 8)
 
 
 def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(airflow_environment: dict[str, str]) -> None:
