@@ -35,6 +35,7 @@ sql: setup ## ask the lakehouse: make sql Q="select * from gold.card_fraud_alert
 
 sources: setup ## what each feed owes and how it kept that, as a page: <home>/reports/sources.html
 	@$(VENV)/python -m include.nightshift.operate.sources
+
 erase: setup ## erase a person: reads the id from standard input and starts the run; see the runbook first
 	@$(VENV)/python -m include.nightshift.operate.erase $(ARGS)
 

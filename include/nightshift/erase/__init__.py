@@ -134,9 +134,9 @@ class _Erasure:
 
     def list_models(self) -> None:
         """Before their rows go from the extracts that tell it."""
-        addresses = self.finder.addresses(tables.silver(self.use_case.events))["day"].to_pylist()
-        self.found.add_rows(str(tables.silver(self.use_case.events)), addresses)
-        nights = self.found.nights(str(tables.silver(self.use_case.events)))
+        events = tables.silver(self.use_case.events)
+        self.found.add_rows(str(events), self.finder.addresses(events))
+        nights = self.found.nights(str(events))
         told = training.models(self.settings, self.use_cases, training.extracts(self.settings, self.person), nights)
         for known in (receipt.known_models(self.settings, self.subject), told):
             for name, versions in known.items():
@@ -150,7 +150,7 @@ class _Erasure:
             self._drain()
             addresses = self.finder.addresses(table)
             if addresses.num_rows:
-                self.found.add_rows(str(table), addresses["day"].to_pylist())
+                self.found.add_rows(str(table), addresses)
                 self._keep()
                 self.finder.remove(table, addresses)
 

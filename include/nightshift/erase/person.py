@@ -14,7 +14,7 @@ from include.nightshift import usecase
 from include.nightshift.erase.search import Wanted
 from include.nightshift.ingest import erased, silver
 from include.nightshift.lakehouse import log, tables, writes
-from include.nightshift.lakehouse.session import where
+from include.nightshift.lakehouse.session import literal, where
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,11 +64,11 @@ def holders(use_cases: Sequence[UseCase]) -> list[Table]:
     """Every table that can hold a person, in walking order: whoever rebuilds one reads those before it."""
     feeds = {feed.name: feed for use_case in use_cases for feed in use_case.feeds}.values()
     gold = [table(use_case) for table in (tables.features, tables.scores, tables.alerts) for use_case in use_cases]
-    return [*map(tables.bronze, feeds), *map(tables.silver, feeds), tables.QUARANTINE, *gold]
+    return [*map(tables.bronze, feeds), *map(tables.silver, feeds), tables.QUARANTINE, tables.PSEUDONYMS, *gold]
 
 
 class Finder:
-    """Finds the person's rows. Addresses are columns that name a row in its table without telling whose it is."""
+    """Finds the person's rows. Addresses are columns that name a row in its table, its night first where it has one."""
 
     def __init__(self, session: SparkSession, settings: Settings, use_cases: Sequence[UseCase], person: Person) -> None:
         self._session = session
@@ -81,6 +81,8 @@ class Finder:
         with self._views() as (ids, keys):
             if table == tables.QUARANTINE:
                 return self._in_quarantine(ids, keys)
+            if table == tables.PSEUDONYMS:
+                return self._pseudonyms(ids, keys)
             if table.schema == "bronze":
                 return self._in_bronze(table, ids, keys)
             named = [column for column in ("day", "role", "rank", self._person.key) if column in table.names]
@@ -111,13 +113,16 @@ class Finder:
         """
         view = f"doomed_{uuid.uuid4().hex}"
         writes.in_memory(self._session, addresses).createOrReplaceTempView(view)
-        days = where({"t.day": sorted(set(addresses["day"].to_pylist()))})
-        same = " and ".join(f"t.{name} = d.{name}" for name in addresses.column_names)
+        same = [f"t.{name} = d.{name}" for name in addresses.column_names]
+        if "day" in addresses.column_names:
+            # Said as values too: nights without them are then not read.
+            same.append(where({"t.day": sorted(set(addresses["day"].to_pylist()))}))
         # By its path: by its name, Spark would also write the unchanged table to its catalog.
         place = f"delta.`{log.location(self._settings, table)}`"
         try:
             writes.retried(
-                lambda: self._session.sql(f"merge into {place} t using {view} d on {days} and {same} when matched then delete"), str(table)
+                lambda: self._session.sql(f"merge into {place} t using {view} d on {' and '.join(same)} when matched then delete"),
+                str(table),
             )
         finally:
             self._session.catalog.dropTempView(view)
@@ -157,6 +162,12 @@ class Finder:
         }
         texts = pa.array([raw.get("text") if bad else None for raw, bad in zip(raws, malformed, strict=True)], pa.string())
         return near.filter(_boolean(self._person.rows.theirs(pa.table(columns | {"_text": texts})))).select(["day", "feed", "_row"])
+
+    def _pseudonyms(self, ids: str, keys: str) -> pa.Table:
+        """Where it is written who stands behind a pseudonym."""
+        names = ((literal(self._person.entity), ids), (literal(self._person.key), keys))
+        theirs = " or ".join(f"column_name = {name} and value in (select cast(value as string) from {view})" for name, view in names)
+        return self._session.sql(f"select column_name, value from {tables.PSEUDONYMS} where {theirs}").toArrow()
 
     @contextmanager
     def _views(self) -> Iterator[tuple[str, str]]:

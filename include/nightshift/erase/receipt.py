@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -17,10 +18,13 @@ from include.nightshift import durable
 from include.nightshift.lakehouse import records, tables
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from include.nightshift.lakehouse.records import Record
     from include.nightshift.settings import Settings
 
 TABLE = tables.ERASURES
+_ALL = "all"
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Found:
     """What an erasure found, over all its runs."""
 
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Rows by table and night."""
+    """Rows by table and night; by `all` in a table without nights."""
     purged: list[str] = field(default_factory=list)
     """Tables whose older versions told of the person."""
     pins: list[dict[str, Any]] = field(default_factory=list)
@@ -40,18 +44,17 @@ class Found:
     """How it is known, by use case and model version."""
     retrain: list[str] = field(default_factory=list)
 
-    def add_rows(self, table: str, nights: Iterable[date]) -> None:
-        """A table tells the same, or less, each time it is asked."""
-        counted: dict[str, int] = {}
-        for night in nights:
-            counted[night.isoformat()] = counted.get(night.isoformat(), 0) + 1
-        held = self.rows.setdefault(table, {}) if counted else {}
-        for name, rows in counted.items():
-            held[name] = max(rows, held.get(name, 0))
+    def add_rows(self, table: str, addresses: pa.Table) -> None:
+        """Count rows that were found; a table tells the same, or less, each time it is asked."""
+        nights = [night.isoformat() for night in addresses["day"].to_pylist()] if "day" in addresses.column_names else []
+        counted = Counter(nights or [_ALL] * addresses.num_rows)
+        if counted:
+            held = self.rows.setdefault(table, {})
+            held |= {night: max(rows, held.get(night, 0)) for night, rows in counted.items()}
 
     def nights(self, table: str) -> list[date]:
         """The nights of a table that held the person."""
-        return [date.fromisoformat(night) for night in self.rows.get(table, {})]
+        return [date.fromisoformat(night) for night in self.rows.get(table, {}) if night != _ALL]
 
     def add_purged(self, table: str, pins: Iterable[dict[str, Any]]) -> None:
         self.purged = sorted({*self.purged, table})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from include.nightshift import keys, usecase
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError, NightshiftError
-from include.nightshift.lakehouse import log, tables, writes
+from include.nightshift.lakehouse import barrier, log, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
 
 if TYPE_CHECKING:
@@ -208,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = settings_module.load()
         session = lakehouse.connect(settings)
-        done = renew(session, settings) if options.renew else complete(session, settings)
+        with barrier.passing(settings):
+            done = renew(session, settings) if options.renew else complete(session, settings)
     except NightshiftError as error:
         print(f"nightshift: {error}", file=sys.stderr)  # noqa: T201 - a program's answer
         return 1
