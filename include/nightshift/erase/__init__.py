@@ -184,7 +184,9 @@ class _Erasure:
         """Their rows from training extracts; a run that has not ended goes whole."""
         extracts = training.extracts(self.settings, self.person)
         for extract in extracts:
-            self.found.files[self._named(extract.folder)] = extract.rows
+            # A run that was killed here has taken some of them already.
+            name = self._named(extract.folder)
+            self.found.files[name] = max(extract.rows, self.found.files.get(name, 0))
         self._keep()
         for extract in extracts:
             training.remove(extract, self.person)
@@ -285,13 +287,23 @@ class _Erasure:
 
 @contextmanager
 def _unspoken(erasure: _Erasure) -> Iterator[None]:
-    """No error that leaves tells of the person, whoever raised it: Spark quotes values, and a traceback shows them."""
+    """No error that leaves tells of the person, whoever raised it: Spark quotes values, and logs show what an error came from."""
     try:
         yield
     except Exception as error:
         secrets = {number.removeprefix("-") for number in (erasure.person.id, *erasure.person.keys)}
-        text = re.sub(r"[0-9]+", lambda run: "*" * len(run[0]) if run[0].lstrip("0") in secrets else run[0], str(error))
-        if text == str(error):
+
+        def starred(text: str) -> str:
+            return re.sub(r"[0-9]+", lambda run: "*" * len(run[0]) if run[0].lstrip("0") in secrets else run[0], text)
+
+        if all(starred(str(one)) == str(one) for one in _chain(error)):
             raise
         kind = type(error) if isinstance(error, NightshiftError) else ErasureError
-        raise kind(text) from None
+        raise kind(starred(str(error))) from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -23,7 +24,7 @@ import pytest
 from include.nightshift import erase, keys
 from include.nightshift.erase import receipt, request
 from include.nightshift.erase.search import Wanted, in_content, search
-from include.nightshift.errors import ErasureError
+from include.nightshift.errors import ErasureError, LakehouseError
 from include.nightshift.ingest import ingest
 from include.nightshift.lakehouse import log, maintenance, pins, records, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
@@ -267,6 +268,26 @@ def erased(planted: Planted) -> dict[str, Any]:
         assert str(GONE.card) not in killed.stdout + killed.stderr
         assert request.paths(settings, token)[0].exists()
     return erase.erase(planted.session, settings, USE_CASE, token, in_flight=timedelta(0))
+
+
+@pytest.mark.parametrize("told_by", ["itself", "its cause", "nobody"])
+def test_no_error_of_a_run_tells_of_the_person_by_its_words_or_by_what_it_came_from(
+    records_home: Settings, monkeypatch: pytest.MonkeyPatch, told_by: str
+) -> None:
+    def fail(erasure: Any) -> None:
+        try:
+            raise ValueError(f"cannot cast 00{GONE.card}x" if told_by != "nobody" else "cannot cast")
+        except ValueError as error:
+            raise LakehouseError(str(error) if told_by == "itself" else "night 2004-03-01 failed") from error
+
+    monkeypatch.setattr("include.nightshift.erase._Erasure.register", fail)
+    token = request.make(records_home, USE_CASE, str(GONE.card))
+    with pytest.raises(LakehouseError) as refusal:
+        erase.erase(None, records_home, USE_CASE, token)  # type: ignore[arg-type]
+    shown = "".join(traceback.format_exception(refusal.value))
+    assert str(GONE.card) not in shown
+    assert ("cannot cast" in shown) == (told_by != "its cause")
+    assert request.paths(records_home, token)[0].exists()
 
 
 @pytest.mark.lakehouse
