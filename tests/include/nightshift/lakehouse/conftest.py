@@ -46,7 +46,8 @@ class Kept:
 
         made = self.table.arrow([{"day": night, "word": ODD, "card": card, "amount": amount} for card, amount in rows])
         if self.table.is_record:
-            write_deltalake(log.opened(self.settings, self.table), made, mode="append")
+            # Again, as every writer of records does: delta-rs refuses an append that a removal overtook.
+            writes.retried(lambda: write_deltalake(log.opened(self.settings, self.table), made, mode="append"), str(self.table))
         else:
             place = log.location(self.settings, self.table)
             writes.in_memory(self.session, made).coalesce(1).write.format("delta").mode("append").save(place)
