@@ -244,7 +244,7 @@ def _digest(settings: Settings, table: Table) -> str:
 @contextmanager
 def _lake(folder: Path, name: str) -> Iterator[Lake]:
     home = folder / name
-    lake = Lake(Settings(home=home, landing=folder / "landing", clock=False, ports=Ports.free(), lakehouse_memory="2g"))
+    lake = Lake(Settings(home=home, landing=f"{folder}/landing", clock=False, ports=Ports.free(), lakehouse_memory="2g"))
     kept = Settings().home / "jars"
     if kept.exists():
         shutil.copytree(kept, home / "jars")
@@ -257,7 +257,7 @@ def _lake(folder: Path, name: str) -> Iterator[Lake]:
 
 
 def _feeds(settings: Settings) -> list[Feed]:
-    spans = landing.spans(settings.landing_folder, USE_CASE.feeds)
+    spans = landing.spans(settings, USE_CASE.feeds)
     return [replace(feed, first_drop=spans[feed.name][0]) for feed in USE_CASE.feeds]
 
 

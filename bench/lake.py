@@ -156,7 +156,7 @@ def measure_ingest(session: SparkSession, settings: Settings) -> list[Figure]:
     """Both feeds of a night side by side, as the scheduler runs them, after five weeks of small nights."""
     figures = []
     for rows, target in ((SMALL, 8.0), (MILLION, 30.0)):
-        place = replace(settings, landing=settings.home / f"landing-{rows}")
+        place = replace(settings, landing=f"{settings.home}/landing-{rows}")
         first = FIRST if rows == SMALL else FIRST + timedelta(days=365)
         warm, timed = 8, 3
         world = World.of_size(rows, seed=7)
@@ -175,7 +175,7 @@ def measure_ingest(session: SparkSession, settings: Settings) -> list[Figure]:
 
 def measure_history(session: SparkSession, settings: Settings, nights: int) -> list[Figure]:
     """The same nights' cost after a month and at the end of the history; then what `maintain` leaves."""
-    place = replace(settings, landing=settings.home / "landing-history")
+    place = replace(settings, landing=f"{settings.home}/landing-history")
     first = FIRST + timedelta(days=3650)
     simulate(place.landing_folder, first=first, nights=nights + 10, world=World.of_size(HISTORY_ROWS, seed=7))
     feeds = _feeds(place)
@@ -212,7 +212,7 @@ def _timed_nights(session: SparkSession, settings: Settings, feeds: Iterable[ing
 
 
 def _feeds(settings: Settings) -> list[ingest.Feed]:
-    spans = landing.spans(settings.landing_folder, USE_CASE.feeds)
+    spans = landing.spans(settings, USE_CASE.feeds)
     return [replace(feed, first_drop=spans[feed.name][0]) for feed in USE_CASE.feeds]
 
 

@@ -36,7 +36,8 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="bench-"))
     world = World.of_size(10_000, seed=7)
     simulate(home / "landing", first=FIRST, nights=HISTORY + nights + 1, world=world)
-    settings = Settings(home=home, clock=False, ports=Ports.free(), feed_spans=landing.spans(home / "landing", USE_CASE.feeds))
+    spans = landing.spans(Settings(home=home), USE_CASE.feeds)
+    settings = Settings(home=home, clock=False, ports=Ports.free(), feed_spans=spans)
     os.environ.update(processes.environment(settings))
     try:
         processes.up(settings)

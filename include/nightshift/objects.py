@@ -108,7 +108,16 @@ def under(address: str) -> Iterator[StoredObject]:
     Raises:
         StorageError: S3 does not answer, or refuses.
     """
-    bucket, prefix = parted(address.rstrip("/") + "/")
+    return starting(address.rstrip("/") + "/")
+
+
+def starting(address: str) -> Iterator[StoredObject]:
+    """Every object whose address begins so, ordered by key.
+
+    Raises:
+        StorageError: S3 does not answer, or refuses.
+    """
+    bucket, prefix = parted(address)
     with _told(address, "s3:ListBucket"):
         pages = _client(endpoint(), region()).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:

@@ -57,8 +57,8 @@ class Settings:
 
     home: Path = ROOT / "var"
     """The one state folder; deleting it is a clean start."""
-    landing: Path | None = None
-    """Where feeds are dropped: `<landing>/<feed>/<night>.csv.gz`. Default: `<home>/landing`."""
+    landing: str | None = None
+    """Where feeds are dropped, as `<feed>/<night>.csv.gz`: a folder, or s3://bucket/prefix. Default: `<home>/landing`."""
     lakehouse: str | None = None
     """Where Delta tables lie: a folder, or s3a://bucket/prefix. Default: `<home>/lakehouse`."""
     usecases: tuple[str, ...] = ("card_fraud",)
@@ -86,15 +86,26 @@ class Settings:
             raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE_MEMORY={self.lakehouse_memory!r}: write a heap size such as 3g")
         if not 0 <= self.local_preemptions <= 5:
             raise ConfigurationError(f"NIGHTSHIFT_LOCAL_PREEMPTIONS={self.local_preemptions}: take away 0 to 5 machines")
-        if self.lakehouse is not None:
-            _check_lakehouse(self.lakehouse)
+        for variable, scheme, place in (("NIGHTSHIFT_LANDING", "s3", self.landing), ("NIGHTSHIFT_LAKEHOUSE", "s3a", self.lakehouse)):
+            if place is not None:
+                _check_place(variable, scheme, place)
         for name in self.usecases:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ConfigurationError(f"NIGHTSHIFT_USECASES names {name!r}: use case names are lower-case words, like card_fraud")
 
     @property
+    def landing_location(self) -> str:
+        return self.landing or str(self.home / "landing")
+
+    @property
+    def lands_on_s3(self) -> bool:
+        """Whether feeds are dropped on S3; those that are pulled are not dropped."""
+        return self.landing_location.startswith("s3://")
+
+    @property
     def landing_folder(self) -> Path:
-        return self.landing or self.home / "landing"
+        """Where drops lie that are files of this machine: all of them, or those of pulled feeds alone."""
+        return self.home / "landing" if self.lands_on_s3 else Path(self.landing_location)
 
     @property
     def lakehouse_location(self) -> str:
@@ -145,8 +156,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     defaults = Settings()
     return Settings(
         home=path("NIGHTSHIFT_HOME") or defaults.home,
-        landing=path("NIGHTSHIFT_LANDING"),
-        lakehouse=_lakehouse(env.get("NIGHTSHIFT_LAKEHOUSE", "")),
+        landing=_place(env.get("NIGHTSHIFT_LANDING", "")),
+        lakehouse=_place(env.get("NIGHTSHIFT_LAKEHOUSE", "")),
         usecases=tuple(name.strip() for name in env.get("NIGHTSHIFT_USECASES", ",".join(defaults.usecases)).split(",")),
         feed_spans=_spans(env.get("NIGHTSHIFT_FEED_SPANS", "")),
         clock=clock == "on",
@@ -167,27 +178,30 @@ def _number(variable: str, text: str) -> int:
         raise ConfigurationError(f"{variable}={text!r} is no whole number") from error
 
 
-def _lakehouse(text: str) -> str | None:
-    """A folder made absolute, because the server runs in another one; an address without the slashes at its end."""
+def _place(text: str) -> str | None:
+    """A folder made absolute, because processes run in another one; an address without the slashes at its end."""
     if not text or "://" in text:
         return text.rstrip("/") or None
     return str(Path(text).expanduser().resolve())
 
 
-def _check_lakehouse(text: str) -> None:
+def _check_place(variable: str, scheme: str, text: str) -> None:
     if "://" not in text:
         if not Path(text).is_absolute():
-            raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE={text!r}: give the whole path of the folder")
+            raise ConfigurationError(f"{variable}={text!r}: give the whole path of the folder")
         return
-    # A prefix is asked for, so that what a machine may touch can be told from the rest of the bucket. It becomes part of SQL, of
-    # Spark's paths and of delta-rs's, which agree about these characters.
-    if not re.fullmatch(r"s3a://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)+", text):
-        advice = "write s3a://bucket/prefix, the prefix of letters, digits and . _ = -"
-        if text.startswith(("s3://", "s3n://")):
-            advice = f"Spark's S3 client is called s3a: write s3a://{text.partition('://')[2]}"
-        elif not text.startswith("s3a://"):
-            advice = "tables lie in a folder or on S3: write a path, or s3a://bucket/prefix"
-        raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE={text!r}: {advice}")
+    # A prefix is asked for, so that what a machine may touch can be told from the rest of the bucket. That of tables becomes part of
+    # SQL, of Spark's paths and of delta-rs's, which agree about these characters.
+    if not re.fullmatch(rf"{scheme}://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)+", text):
+        advice = f"write {scheme}://bucket/prefix, the prefix of letters, digits and . _ = -"
+        spelt, _, address = text.partition("://")
+        if spelt in {"s3", "s3a", "s3n"} - {scheme}:
+            whose = "Spark's S3 client is called s3a" if scheme == "s3a" else "drops are read by AWS's own client"
+            advice = f"{whose}: write {scheme}://{address}"
+        elif spelt != scheme:
+            advice = f"it is a folder or on S3: write a path, or {scheme}://bucket/prefix"
+        # Somebody may have written a password into it.
+        raise ConfigurationError(f"{variable}={re.sub('//.*@', '//…@', text)!r}: {advice}")
 
 
 def _spans(text: str) -> dict[str, tuple[date | None, date | None]]:

@@ -31,8 +31,6 @@ from include.nightshift.lakehouse.purge import purge
 from include.nightshift.monitor import requests
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pyspark.sql import SparkSession
 
     from include.nightshift.erase.receipt import Found
@@ -163,15 +161,14 @@ class _Erasure:
         """Landed files of ours, whose new hashes are registered first; others are reported."""
         for feed in self.feeds.values():
             landed = list(files.landed(self.settings, feed, self.person))
-            theirs = [file for file in landed if isinstance(file, files.Landed)]
-            ours = theirs if erased.is_ours(self.settings) else []
+            ours = [file for file in landed if isinstance(file, files.Landed) and file.is_ours]
             for file in landed:
                 if isinstance(file, files.Unread):
-                    self.found.reported[self._named(file.path)] = f"cannot be read: {file.why}"
-                elif file in ours:
-                    self.found.files[self._named(file.path)] = len(file.rows)
+                    self.found.reported[self._named(file.address)] = f"cannot be read: {file.why}"
+                elif file.is_ours:
+                    self.found.files[self._named(file.address)] = len(file.rows)
                 else:
-                    self.found.reported[self._named(file.path)] = f"not ours to change: {len(file.rows)} rows"
+                    self.found.reported[self._named(file.address)] = f"not ours to change: {len(file.rows)} rows"
             self._keep()
             rewritten = {file.night: batches.Rewritten(file.batch, file.cut, file.left) for file in ours if file.night}
             nights = set(self.found.nights(str(tables.bronze(feed))))
@@ -281,8 +278,9 @@ class _Erasure:
     def _keep(self) -> None:
         self.found.save(self.settings, self.asked.token)
 
-    def _named(self, path: Path) -> str:
-        return str(path.relative_to(self.settings.home)) if path.is_relative_to(self.settings.home) else str(path)
+    def _named(self, place: object) -> str:
+        """A file's name in the receipt: below the home, or its whole address."""
+        return str(place).removeprefix(f"{self.settings.home}/")
 
 
 @contextmanager

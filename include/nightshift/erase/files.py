@@ -6,14 +6,14 @@ import hashlib
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.nightshift import nights
 from include.nightshift.errors import NightError
-from include.nightshift.ingest import erased, formats, landing
+from include.nightshift.ingest import erased, formats, landing, places
 from include.nightshift.ingest.cut import cut
 
 if TYPE_CHECKING:
@@ -31,11 +31,15 @@ LITTER = ("staging", "dbt")
 class Landed:
     """A landed file that holds rows of the person."""
 
-    path: Path
+    address: str
+    is_ours: bool
+    """Whether it is the installation's own to rewrite."""
     night: date | None
     """None where its name says none."""
     rows: tuple[int, ...]
     """Their numbers in the file."""
+    events: frozenset[str] = field(repr=False)
+    """Keys of their events, less those that another's row in the file bears too."""
     batch: str
     """SHA-256 of the file as it stands."""
     cut: str
@@ -46,41 +50,40 @@ class Landed:
 
 @dataclass(frozen=True)
 class Unread:
-    """A file in the landing folder that cannot be read, so that nobody can say whose rows it holds."""
+    """A landed file that cannot be read, so that nobody can say whose rows it holds."""
 
-    path: Path
+    address: str
     why: str
 
 
 def landed(settings: Settings, feed: Feed, person: Person) -> Iterator[Landed | Unread]:
     """The files of a feed that hold rows of the person, of whatever night, and those that cannot be read."""
-    for path in sorted((settings.landing_folder / feed.name).glob("*")):
-        if not path.name.endswith(landing.SUFFIXES) or path.name.startswith("."):
+    place = places.of(settings, feed)
+    for name in place.names():
+        if not name.endswith(landing.SUFFIXES) or name.startswith("."):
             continue
+        address = place.address(name)
         try:
-            content = path.read_bytes()
-            rows = landing.parted(path.name, content, feed).table
-        except (formats.FormatError, OSError) as error:
-            yield Unread(path, f"it {error}" if isinstance(error, formats.FormatError) else str(error))
+            content, _ = place.read(name)
+            rows = landing.parted(name, content, feed).table
+        except (formats.FormatError, places.PlaceError) as error:
+            yield Unread(address, f"it {error}")
             continue
         if "_row" not in rows.column_names:
-            yield Unread(path, "its columns cannot be told apart")
+            yield Unread(address, "its columns cannot be told apart")
             continue
         theirs = person.rows.theirs(rows)
         if theirs.any():
             numbers = tuple(rows["_row"].to_numpy()[theirs].tolist())
-            digests = [hashlib.sha256(made).hexdigest() for made in (content, cut(path.name, content, feed, set(numbers)))]
-            yield Landed(path, _night(path), numbers, digests[0], digests[1], rows.num_rows - len(numbers))
+            events = erased.events(rows, feed, theirs) if person.entity in rows.column_names else set()
+            digests = [hashlib.sha256(made).hexdigest() for made in (content, cut(name, content, feed, set(numbers)))]
+            left = rows.num_rows - len(numbers)
+            yield Landed(address, place.is_ours, _night(name), numbers, frozenset(events), digests[0], digests[1], left)
 
 
 def keys(settings: Settings, feed: Feed, person: Person) -> set[str]:
-    """Keys of their events in landed files, less those that another's row in the same file bears too."""
-    found: set[str] = set()
-    for file in landed(settings, feed, person):
-        if isinstance(file, Landed):
-            rows = landing.parted(file.path.name, file.path.read_bytes(), feed).table
-            found |= erased.events(rows, feed, person.rows.theirs(rows)) if person.entity in rows.column_names else set()
-    return found
+    """Keys of their events in landed files."""
+    return set[str]().union(*(file.events for file in landed(settings, feed, person) if isinstance(file, Landed)))
 
 
 def rewrite(file: Landed, feed: Feed) -> None:
@@ -89,7 +92,7 @@ def rewrite(file: Landed, feed: Feed) -> None:
     Raises:
         LandingError: it is another file by now, or cannot be written.
     """
-    erased.rewrite(file.path, feed, file.batch, file.rows)
+    erased.rewrite(Path(file.address), feed, file.batch, file.rows)
 
 
 def clear_litter(settings: Settings) -> list[str]:
@@ -119,8 +122,8 @@ def redact(settings: Settings, numbers: Collection[int]) -> dict[str, int]:
     return told
 
 
-def _night(path: Path) -> date | None:
+def _night(name: str) -> date | None:
     try:
-        return nights.parse(path.name.split(".")[0], what="file")
+        return nights.parse(name.split(".")[0], what="file")
     except NightError:
         return None

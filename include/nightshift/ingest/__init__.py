@@ -115,7 +115,7 @@ def _land(session: SparkSession, settings: Settings, feed: Feed, nights: Sequenc
     drops, todo, failure = [], [], None
     for night in nights:
         try:
-            drop = landing.read(settings.landing_folder, feed, night)
+            drop = landing.read(settings, feed, night)
             drop = drop and erased.left_out(settings, feed, drop, whom)
         except (LandingError, ContractError) as error:
             failure = error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from include.nightshift import durable, keys
 from include.nightshift.errors import ConfigurationError, LandingError
-from include.nightshift.ingest import landing
+from include.nightshift.ingest import landing, places
 from include.nightshift.ingest.cut import cut
 from include.nightshift.lakehouse import records, tables
 
@@ -175,7 +175,7 @@ def subject(settings: Settings, column: str, value: str) -> str:
 
 
 def left_out(settings: Settings, feed: Feed, drop: Drop, erased: Erased) -> Drop:
-    """The drop without the rows of erased persons. Where the landing folder is ours, its file is rewritten without them first.
+    """The drop without the rows of erased persons. Where it is ours, its file is rewritten without them first.
 
     Raises:
         LandingError: the file changed in this moment, or cannot be written.
@@ -187,22 +187,17 @@ def left_out(settings: Settings, feed: Feed, drop: Drop, erased: Erased) -> Drop
     if not mask.any():
         return drop
     _remember_events(settings, feed, erased, drop.table, mask)
-    if not is_ours(settings):
+    if not places.of(settings, feed).is_ours:
         return replace(drop, table=drop.table.filter(_array(~mask)), erased=int(mask.sum()))
     numbers = drop.table["_row"].filter(_array(mask)).to_pylist()
     rewrite(settings.landing_folder / drop.source, feed, drop.batch, numbers)
-    cleaned = landing.read(settings.landing_folder, feed, drop.night)
+    cleaned = landing.read(settings, feed, drop.night)
     if cleaned is None or erased.theirs(cleaned.table).any():
         raise LandingError(
             f"bronze.{feed.name}, night {drop.night}: {drop.source} was landed anew while an erased person's rows were taken out of it. "
             "Run the night again"
         )
     return cleaned
-
-
-def is_ours(settings: Settings) -> bool:
-    """Whether landed files are the installation's own to rewrite: those in its home are."""
-    return settings.landing_folder.resolve().is_relative_to(settings.home.resolve())
 
 
 def rewrite(path: Path, feed: Feed, batch: str, numbers: Iterable[int]) -> None:

@@ -7,23 +7,22 @@ cannot be trusted as a whole (missing, cut short, still growing, other columns) 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from include.nightshift import nights
-from include.nightshift.errors import ContractError, LandingError
-from include.nightshift.ingest import formats
+from include.nightshift.errors import ContractError, LandingError, StorageError
+from include.nightshift.ingest import formats, places
 from include.nightshift.rules import Verdict
 from include.nightshift.usecase import Feed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow as pa
+
+    from include.nightshift.ingest.places import Place
+    from include.nightshift.settings import Settings
 
 SUFFIXES = (".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 """What a night's file may end with; Parquet compresses within."""
@@ -36,7 +35,7 @@ class Drop:
     feed: str
     night: date
     source: str
-    """The file, below the landing folder."""
+    """The file: `<feed>/<name>`."""
     batch: str
     """SHA-256 of its bytes."""
     version: str
@@ -62,45 +61,26 @@ class Drop:
         return self.table.filter(pc.is_valid(self.table["_malformed"])).select(list(formats.PROVENANCE)).to_pylist()
 
 
-def find(landing: Path, feed: Feed, night: date) -> Path | None:
-    """The night's file of a feed; None where the feed owes none (before its first or after its last drop) and none stands.
-
-    Raises:
-        LandingError: it is missing, or there is more than one.
-    """
-    folder = landing / feed.name
-    found = [path for suffix in SUFFIXES if os.path.lexists(path := folder / f"{night.isoformat()}{suffix}")]
-    if len(found) > 1:
-        raise LandingError(
-            f"bronze.{feed.name}, night {night}: {' and '.join(path.name for path in found)} both stand in {folder}. "
-            "Leave the one that counts, then run the night again; nothing was written"
-        )
-    if found:
-        return found[0]
-    if not feed.drops_on(night):
-        return None
-    raise LandingError(
-        f"bronze.{feed.name}, night {night}: no file {folder / night.isoformat()}{{{','.join(SUFFIXES)}}}. Land it and run the night "
-        f"again; if the feed begins later or has ended, say so in NIGHTSHIFT_FEED_SPANS={feed.name}=FIRST..LAST"
-    )
-
-
-def read(landing: Path, feed: Feed, night: date) -> Drop | None:
-    """Read the night's file of a feed; None where the feed owes none and none stands.
+def read(settings: Settings, feed: Feed, night: date) -> Drop | None:
+    """Read the night's file of a feed; None where the feed owes none (before its first or after its last drop) and none stands.
 
     Raises:
         LandingError: the file is missing, unreadable, cut short, still growing, or doubled.
         ContractError: it has other columns than any version of the contract; carries the verdict.
     """
-    path = find(landing, feed, night)
-    if path is None:
+    place = places.of(settings, feed)
+    name = _name(place, feed, night)
+    if name is None:
         return None
-    source = f"{feed.name}/{path.name}"
-    content, landed_at = _bytes(path, landing, feed, night)
+    source = f"{feed.name}/{name}"
+    try:
+        content, landed_at = place.read(name)
+    except places.PlaceError as error:
+        raise LandingError(f"bronze.{feed.name}, night {night}: {place.address(name)} {error}; then run the night again") from error
     batch = hashlib.sha256(content).hexdigest()
     names = [column.name for column in feed.columns]
     try:
-        rows = parted(path.name, content, feed)
+        rows = parted(name, content, feed)
     except formats.FormatError as error:
         raise LandingError(
             f"bronze.{feed.name}, night {night}: {source} ({len(content)} bytes) {error}. "
@@ -128,8 +108,8 @@ def parted(name: str, content: bytes, feed: Feed) -> formats.Rows:
             return formats.parquet(plain, {column.name: column.type for column in feed.columns})
 
 
-def spans(landing: Path, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
-    """From which night on each feed owes a drop, when what stands in a landing folder is all there ever was: as settings say it.
+def spans(settings: Settings, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
+    """From which night on each feed owes a drop, when what stands at its place is all there ever was: as settings say it.
 
     Raises:
         NightError: a file is named after no night.
@@ -137,9 +117,10 @@ def spans(landing: Path, feeds: Iterable[Feed]) -> dict[str, tuple[date, None]]:
     """
     found: dict[str, tuple[date, None]] = {}
     for feed in feeds:
-        stems = sorted(path.name.split(".")[0] for path in (landing / feed.name).glob("*") if path.name.endswith(SUFFIXES))
+        place = places.of(settings, feed)
+        stems = [name.split(".")[0] for name in place.names() if name.endswith(SUFFIXES)]
         if not stems:
-            raise LandingError(f"{landing / feed.name} holds no <night>{{{','.join(SUFFIXES)}}}: name the folder above your feeds")
+            raise LandingError(f"{place.address('')} holds no <night>{{{','.join(SUFFIXES)}}}: name the folder above your feeds")
         found[feed.name] = nights.parse(stems[0], what=f"the first file of {feed.name}"), None
     return found
 
@@ -150,31 +131,24 @@ def form_of(name: str) -> tuple[str, str]:
     return form, compression
 
 
-def _bytes(path: Path, landing: Path, feed: Feed, night: date) -> tuple[bytes, datetime]:
-    """The file's bytes and when it was last written."""
-    where = f"bronze.{feed.name}, night {night}: {path}"
-    if not path.resolve().is_relative_to(landing.resolve()):
-        raise LandingError(
-            f"{where} leads out of the landing folder, to {path.resolve()}. Put the file itself there and run the night again"
-        )
+def _name(place: Place, feed: Feed, night: date) -> str | None:
     try:
-        before = path.stat()
-        if not stat.S_ISREG(before.st_mode):  # a pipe would be waited for
-            raise LandingError(f"{where} cannot be read: it is no plain file. Mend that and run the night again")
-        content = path.read_bytes()
-        after = path.stat()
-    except OSError as error:
-        raise LandingError(f"{where} cannot be read: {error}. Mend that and run the night again") from error
-    if _state(before) != _state(after) or len(content) != after.st_size:
+        found = [name for name in place.names(night.isoformat()) if name.removeprefix(night.isoformat()) in SUFFIXES]
+    except (OSError, StorageError) as error:
+        raise LandingError(f"bronze.{feed.name}, night {night}: {error}. Mend that and run the night again") from error
+    if len(found) > 1:
         raise LandingError(
-            f"{where} is still being written: {before.st_size} bytes when it was opened, {after.st_size} afterwards. "
-            "Write under another name and rename at the end; then run the night again"
+            f"bronze.{feed.name}, night {night}: {' and '.join(found)} both stand in {place.address('')}. "
+            "Leave the one that counts, then run the night again; nothing was written"
         )
-    return content, datetime.fromtimestamp(after.st_mtime, UTC)
-
-
-def _state(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    if found:
+        return found[0]
+    if not feed.drops_on(night):
+        return None
+    raise LandingError(
+        f"bronze.{feed.name}, night {night}: no file {place.address(night.isoformat())}{{{','.join(SUFFIXES)}}}. Land it and run the "
+        f"night again; if the feed begins later or has ended, say so in NIGHTSHIFT_FEED_SPANS={feed.name}=FIRST..LAST"
+    )
 
 
 def _version(feed: Feed, night: date, source: str, batch: str, rows: formats.Rows) -> str:

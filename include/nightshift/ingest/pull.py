@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable, nights
 from include.nightshift.errors import ConfigurationError, LandingError
-from include.nightshift.ingest import landing, postgresql
+from include.nightshift.ingest import landing, places, postgresql
 from include.nightshift.ingest.postgresql import WRITTEN_AT, Window
 from include.nightshift.usecase import Feed, Pull
 
@@ -93,7 +92,7 @@ def pull(settings: Settings, feed: Feed, night: date, uri: str, *, again: bool =
     try:
         with _sole(folder):
             files = _Files(folder, asked)
-            standing = [other for suffix in landing.SUFFIXES if os.path.lexists(other := folder / f"{night}{suffix}")]
+            standing = [folder / name for name in places.of(settings, feed).names(f"{night}.") if name.endswith(landing.SUFFIXES)]
             if standing and not again:
                 return Pulled(feed.name, night, standing[0], files.rows(night) if standing == [path] else None, read=False)
             if standing and (standing != [path] or files.note(night) is None):

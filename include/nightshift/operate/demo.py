@@ -102,15 +102,17 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
         from include.usecases.card_fraud.world import World
 
         world = World.of_size(TRANSACTIONS, seed=7, change="harmful", change_on=changes_on)
+        # Into its own home, wherever else drops come to otherwise.
+        settings = dataclasses.replace(settings, landing=None)
         made = simulate(settings.landing_folder, first=FIRST, nights=HISTORY_NIGHTS + live, world=world)
         tell(f"generated {made.transactions:,} transactions of {HISTORY_NIGHTS + live} days; the world changes on {changes_on}")
     else:
         if not chosen.history:
             raise ConfigurationError("LANDING needs HISTORY=FIRST..LAST, the nights to load at once")
         first, last = nights.parse_range(chosen.history, what="HISTORY")
-        settings = dataclasses.replace(settings, landing=chosen.landing.expanduser().resolve())
+        settings = dataclasses.replace(settings, landing=str(chosen.landing.expanduser().resolve()))
         story = Story(first, last, live, None)
-    spans = landing.spans(settings.landing_folder, usecase.registered(settings)[0].feeds)
+    spans = landing.spans(settings, usecase.registered(settings)[0].feeds)
     settings = dataclasses.replace(settings, feed_spans=spans, local_preemptions=PREEMPTIONS)
     os.environ.update(processes.environment(settings))
     return settings, story

@@ -36,7 +36,7 @@ def nightshift_variables(settings: Settings) -> dict[str, str]:
     """The settings as the `NIGHTSHIFT_…` variables that `settings.load` reads them back from."""
     variables = {
         "NIGHTSHIFT_HOME": str(settings.home),
-        "NIGHTSHIFT_LANDING": str(settings.landing_folder),
+        "NIGHTSHIFT_LANDING": settings.landing_location,
         "NIGHTSHIFT_LAKEHOUSE": settings.lakehouse_location,
         "NIGHTSHIFT_USECASES": ",".join(settings.usecases),
         "NIGHTSHIFT_FEED_SPANS": ",".join(f"{feed}={first or ''}..{last or ''}" for feed, (first, last) in settings.feed_spans.items()),

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from include.nightshift import settings as settings_module
+from include.nightshift import usecase
 from include.nightshift.errors import ConfigurationError, NightshiftError
+from include.nightshift.ingest import places
 from include.nightshift.lakehouse import storage
 from include.nightshift.operate import database, health, preflight, supervision
 from include.nightshift.operate.environment import environment, prepare_home
@@ -204,6 +206,7 @@ def _clear_the_way(settings: Settings) -> None:
     if preflight.serves_lakehouse(settings):
         # The server asks again whenever it starts; here a wrong bucket is one sentence at once.
         storage.claim(settings)
+    places.check(settings, (feed for use_case in usecase.registered(settings) for feed in use_case.feeds))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from include.nightshift.settings import Ports, Settings
 def test_settings_survive_the_way_through_the_environment(tmp_path: Path) -> None:
     before = Settings(
         home=tmp_path,
-        landing=tmp_path / "drops",
+        landing=f"{tmp_path}/drops",
         lakehouse=str(tmp_path / "lake"),
         feed_spans={"transactions": (date(2018, 4, 1), None), "fraud_labels": (date(2018, 4, 8), date(2018, 9, 30))},
         clock=False,
@@ -32,6 +32,21 @@ def test_all_state_lies_under_the_home(tmp_path: Path) -> None:
     assert installed.passwords_file.is_relative_to(tmp_path)
 
 
+def test_feeds_are_dropped_in_a_folder_or_on_s3_and_what_is_pulled_lies_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def landing(text: str) -> Settings:
+        return settings.load({"NIGHTSHIFT_HOME": f"{tmp_path}/home", "NIGHTSHIFT_LANDING": text})
+
+    monkeypatch.chdir(tmp_path)
+    assert landing("drops").landing_folder == tmp_path / "drops"
+    assert not landing("drops").lands_on_s3
+    for text in ("s3://my-bucket.example/drops", "s3://my-bucket.example/drops/"):
+        assert landing(text).landing_location == "s3://my-bucket.example/drops"
+        assert landing(text).lands_on_s3
+        assert landing(text).landing_folder == tmp_path / "home" / "landing"
+
+
 def test_tables_lie_in_a_folder_or_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lakehouse(text: str) -> Settings:
         return settings.load({"NIGHTSHIFT_HOME": str(tmp_path), "NIGHTSHIFT_LAKEHOUSE": text})
@@ -47,6 +62,9 @@ def test_tables_lie_in_a_folder_or_on_s3(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("variable", "text", "message"),
     [
+        ("NIGHTSHIFT_LANDING", "s3a://bucket/drops", "write s3://bucket/drops"),
+        ("NIGHTSHIFT_LANDING", "s3://bucket", "write s3://bucket/prefix"),
+        ("NIGHTSHIFT_LANDING", "sftp://bucket/drops", "a path, or s3://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "s3://bucket/prefix", "write s3a://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "s3n://bucket/prefix", "write s3a://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "gs://bucket/prefix", "a path, or s3a://bucket/prefix"),
@@ -54,7 +72,7 @@ def test_tables_lie_in_a_folder_or_on_s3(tmp_path: Path, monkeypatch: pytest.Mon
         ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/", "write s3a://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "s3a:///prefix", "write s3a://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "s3a://Bucket/prefix", "write s3a://bucket/prefix"),
-        ("NIGHTSHIFT_LAKEHOUSE", "s3a://key:secret@bucket/prefix", "write s3a://bucket/prefix"),
+        ("NIGHTSHIFT_LAKEHOUSE", "s3a://key:secret@bucket/prefix", r"='s3a://…@bucket/prefix': write s3a://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/../other", "write s3a://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/a//b", "write s3a://bucket/prefix"),
         ("NIGHTSHIFT_LAKEHOUSE", "s3a://bucket/a b", "write s3a://bucket/prefix"),

@@ -403,7 +403,7 @@ def test_old_files_landed_again_and_maintain_bring_nothing_back(planted: Planted
 def test_from_a_landing_that_is_not_ours_nothing_comes_back_and_the_rows_are_counted(
     planted: Planted, erased: dict[str, Any], tmp_path: Path
 ) -> None:
-    elsewhere, night = replace(planted.settings, landing=tmp_path / "landing"), NIGHTS[2] + timedelta(days=60)
+    elsewhere, night = replace(planted.settings, landing=f"{tmp_path}/landing"), NIGHTS[2] + timedelta(days=60)
     lines = [line.replace(str(NIGHTS[2]), str(night)).replace("200402", "200409") for line in transactions(NIGHTS[2], 2004_0200)]
     lines[-1] = lines[-1].replace(str(STAYS.event + 6), str(STAYS.event + 7))
     drop(elsewhere, TRANSACTIONS, night, lines)
@@ -423,7 +423,7 @@ def test_a_second_request_for_the_same_person_finds_only_what_is_not_ours_and_ge
     planted: Planted, erased: dict[str, Any], tmp_path: Path
 ) -> None:
     versions = {str(table): log.version(planted.settings, table) for table in tables.of(USE_CASE)}
-    token, elsewhere = request.make(planted.settings, USE_CASE, str(GONE.card)), replace(planted.settings, landing=tmp_path)
+    token, elsewhere = request.make(planted.settings, USE_CASE, str(GONE.card)), replace(planted.settings, landing=str(tmp_path))
     path = drop(elsewhere, TRANSACTIONS, NIGHTS[0], transactions(NIGHTS[0], 2004_0000))
     before = path.read_bytes()
     second = erase.erase(planted.session, elsewhere, USE_CASE, token, in_flight=timedelta(0))

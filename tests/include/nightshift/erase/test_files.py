@@ -42,11 +42,11 @@ def test_files_of_theirs_are_found_in_every_format_and_what_cannot_be_read_is_to
     land(settings, "2026-11-22.csv", b"a,a\n1,2\n")
     land(settings, "notes.txt", text)
     found = list(files.landed(settings, TRANSACTIONS, PERSON))
-    assert [(file.path.name, file.night, file.rows, file.left) for file in found if isinstance(file, files.Landed)] == [
+    assert [(Path(file.address).name, file.night, file.rows, file.left) for file in found if isinstance(file, files.Landed)] == [
         ("2026-11-18.csv", date(2026, 11, 18), (2,), 1),
         ("2026-11-19.jsonl.gz", date(2026, 11, 19), (1,), 0),
     ]
-    assert [file.path.name for file in found if isinstance(file, files.Unread)] == ["2026-11-21.csv.gz", "2026-11-22.csv"]
+    assert [Path(file.address).name for file in found if isinstance(file, files.Unread)] == ["2026-11-21.csv.gz", "2026-11-22.csv"]
     assert files.keys(settings, TRANSACTIONS, PERSON) == {"101"}
 
 

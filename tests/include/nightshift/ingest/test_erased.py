@@ -135,7 +135,7 @@ def landed(settings: Settings, rows: list[str], name: str = "transactions", head
     path = settings.landing_folder / name / f"{NIGHT}.csv.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("\n".join([header or ",".join(column.name for column in feed.columns), *rows, ""]).encode()))
-    drop = landing.read(settings.landing_folder, feed, NIGHT)
+    drop = landing.read(settings, feed, NIGHT)
     assert drop is not None
     return drop
 
@@ -157,13 +157,13 @@ def test_a_file_of_ours_is_rewritten_before_it_is_ingested_and_the_old_one_again
     assert (path.stat().st_mtime, stat.S_IMODE(path.stat().st_mode)) == (1_700_000_000, 0o640)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     path.write_bytes(old)
-    again = landing.read(records_home.landing_folder, TRANSACTIONS, NIGHT)
+    again = landing.read(records_home, TRANSACTIONS, NIGHT)
     assert again is not None
     assert erased.left_out(records_home, TRANSACTIONS, again, whom).batch == taken.batch
 
 
 def test_a_landing_that_is_not_ours_is_left_as_it_is_and_its_rows_are_counted(records_home: Settings) -> None:
-    elsewhere = replace(records_home, landing=records_home.home.parent / f"{records_home.home.name}-elsewhere")
+    elsewhere = replace(records_home, landing=f"{records_home.home}-elsewhere")
     erased.register(elsewhere, "r1", PERSON)
     drop = landed(elsewhere, ROWS)
     before = (elsewhere.landing_folder / drop.source).read_bytes()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from include.nightshift.errors import ContractError, LandingError, NightError
 from include.nightshift.ingest import landing
 from include.nightshift.ingest.landing import Drop
+from include.nightshift.settings import Settings
 from include.usecases.card_fraud.usecase import FRAUD_LABELS, TRANSACTIONS
 
 NIGHT = date(2026, 11, 20)
@@ -30,7 +31,7 @@ def store(folder: Path, compressed: bytes) -> Drop | None:
     path = folder / "transactions" / f"{NIGHT}.csv.gz"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(compressed)
-    return landing.read(folder, TRANSACTIONS, NIGHT)
+    return landing.read(Settings(landing=str(folder)), TRANSACTIONS, NIGHT)
 
 
 @pytest.fixture
@@ -154,9 +155,9 @@ def test_plain_text_under_a_gzip_name_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_an_error_within_the_feeds_span_and_an_empty_night_outside(tmp_path: Path) -> None:
     with pytest.raises(LandingError, match=r"no file .*NIGHTSHIFT_FEED_SPANS=transactions=FIRST..LAST"):
-        landing.read(tmp_path, TRANSACTIONS, NIGHT)
-    assert landing.read(tmp_path, replace(TRANSACTIONS, first_drop=date(2026, 11, 21)), NIGHT) is None
-    assert landing.read(tmp_path, replace(TRANSACTIONS, last_drop=date(2026, 11, 19)), NIGHT) is None
+        landing.read(Settings(landing=str(tmp_path)), TRANSACTIONS, NIGHT)
+    assert landing.read(Settings(landing=str(tmp_path)), replace(TRANSACTIONS, first_drop=date(2026, 11, 21)), NIGHT) is None
+    assert landing.read(Settings(landing=str(tmp_path)), replace(TRANSACTIONS, last_drop=date(2026, 11, 19)), NIGHT) is None
 
 
 def test_feeds_owe_drops_from_the_first_file_that_stands_there(tmp_path: Path) -> None:
@@ -164,18 +165,18 @@ def test_feeds_owe_drops_from_the_first_file_that_stands_there(tmp_path: Path) -
     folder.mkdir()
     for name in ("2026-05-02.csv.gz", "2026-05-01.parquet", "2026-04-01.csv.gz.tmp"):
         (folder / name).touch()
-    assert landing.spans(tmp_path, [TRANSACTIONS]) == {"transactions": (date(2026, 5, 1), None)}
+    assert landing.spans(Settings(landing=str(tmp_path)), [TRANSACTIONS]) == {"transactions": (date(2026, 5, 1), None)}
     with pytest.raises(LandingError, match=r"fraud_labels holds no <night>\{\.csv,.*\}: name the folder above your feeds"):
-        landing.spans(tmp_path, [TRANSACTIONS, FRAUD_LABELS])
+        landing.spans(Settings(landing=str(tmp_path)), [TRANSACTIONS, FRAUD_LABELS])
     (folder / "2026-02-30.csv.gz").touch()
     with pytest.raises(NightError, match="the first file of transactions '2026-02-30' is no night"):
-        landing.spans(tmp_path, [TRANSACTIONS])
+        landing.spans(Settings(landing=str(tmp_path)), [TRANSACTIONS])
 
 
 def test_a_folder_in_the_files_place_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "transactions" / f"{NIGHT}.csv.gz").mkdir(parents=True)
     with pytest.raises(LandingError, match="cannot be read"):
-        landing.read(tmp_path, TRANSACTIONS, NIGHT)
+        landing.read(Settings(landing=str(tmp_path)), TRANSACTIONS, NIGHT)
 
 
 VALUES = st.one_of(

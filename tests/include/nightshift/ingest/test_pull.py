@@ -157,7 +157,7 @@ def test_what_was_pulled_is_read_like_any_landed_file(source: Source) -> None:
     source.write(7, ENDS - hours(1), amount="0.10", remark='a, "b"', at=datetime(2021, 3, 1, 8, 0, 0, 25, tzinfo=UTC))
     source.write(8, ENDS - hours(1))
     source.pull(MONDAY)
-    drop = landing.read(source.settings.landing_folder, source.feed, MONDAY)
+    drop = landing.read(source.settings, source.feed, MONDAY)
     assert drop is not None
     assert (drop.source, drop.rows, drop.malformed) == (f"visits/{MONDAY}.parquet", 2, [])
     assert [[row[column.name] for column in source.feed.columns] for row in drop.table.to_pylist()] == [

@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_trusted_is_refused_whole_with_a_reason_and_stays(
     night = drop(tmp_path, what)
     error, reason = REFUSED[what]
     with pytest.raises(error, match=rf"bronze\.transactions, night {night}: .*{reason}.* nothing of "):
-        landing.read(tmp_path, TRANSACTIONS, night)
+        landing.read(Settings(landing=str(tmp_path)), TRANSACTIONS, night)
     assert (tmp_path / "transactions" / named(what)[2]).read_bytes() == named(what)[0].read_bytes()
 
 
@@ -183,7 +183,7 @@ def test_what_is_no_file_of_the_landing_folder_is_refused(tmp_path: Path, make: 
     path.parent.mkdir(parents=True)
     make(path)
     with pytest.raises(LandingError, match=reason):
-        landing.read(tmp_path / "landing", TRANSACTIONS, NIGHT)
+        landing.read(Settings(landing=f"{tmp_path}/landing"), TRANSACTIONS, NIGHT)
 
 
 def test_a_link_within_the_landing_folder_is_followed(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_link_within_the_landing_folder_is_followed(tmp_path: Path) -> None:
     path.parent.mkdir()
     (tmp_path / "dropped.csv").write_text(GOOD)
     path.symlink_to(tmp_path / "dropped.csv")
-    drop_ = landing.read(tmp_path, TRANSACTIONS, NIGHT)
+    drop_ = landing.read(Settings(landing=str(tmp_path)), TRANSACTIONS, NIGHT)
     assert drop_ is not None
     assert drop_.rows == 1
 
@@ -213,7 +213,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
 
     def read_again_and_again() -> None:
         for _ in range(50):
-            landing.read(tmp_path, TRANSACTIONS, NIGHT)
+            landing.read(Settings(landing=str(tmp_path)), TRANSACTIONS, NIGHT)
 
     try:
         with pytest.raises(LandingError, match=r"is still being written: .* rename at the end"):
@@ -230,18 +230,19 @@ def test_a_file_that_may_not_be_read_is_refused_with_the_systems_own_words(tmp_p
     path.chmod(0)
     if os.getuid() != 0:
         with pytest.raises(LandingError, match="Permission denied"):
-            landing.read(tmp_path, TRANSACTIONS, NIGHT)
+            landing.read(Settings(landing=str(tmp_path)), TRANSACTIONS, NIGHT)
         return
     # Root may read everything, so somebody else asks.
     program = f"""
 import os, pathlib, datetime
 from include.nightshift.errors import LandingError
 from include.nightshift.ingest import landing
+from include.nightshift.settings import Settings
 from include.usecases.card_fraud.usecase import TRANSACTIONS
 import pyarrow.csv, zstandard
 os.seteuid(65534)
 try:
-    landing.read(pathlib.Path({str(tmp_path)!r}), TRANSACTIONS, datetime.date({NIGHT.year}, {NIGHT.month}, {NIGHT.day}))
+    landing.read(Settings(landing={str(tmp_path)!r}), TRANSACTIONS, datetime.date({NIGHT.year}, {NIGHT.month}, {NIGHT.day}))
 except LandingError as error:
     print(error)
 """

@@ -91,7 +91,7 @@ def lake_on_s3(homes: Path, landed: Path, served: Served, s3: str) -> Iterator[S
 def installed(home: Path, landing: Path) -> Settings:
     home.mkdir()
     spans = {"transactions": (FIRST, None), "fraud_labels": (FIRST + timedelta(days=7), None)}
-    return Settings(home=home, ports=Ports.free(), landing=landing, feed_spans=spans, lakehouse_memory="1g", clock=False)
+    return Settings(home=home, ports=Ports.free(), landing=str(landing), feed_spans=spans, lakehouse_memory="1g", clock=False)
 
 
 def apart(act: Callable[..., None], settings: Settings, answer: Path, *arguments: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_a_child_process_loads_the_settings_of_its_parent(tmp_path: Path) -> Non
     )
     loaded = settings_module.load(nightshift_variables(settings))
     same = ("home", "usecases", "feed_spans", "clock", "ports", "lakehouse_memory", "approver")
-    resolved = ("landing_folder", "lakehouse_location", "spark_url", "mlflow_url", "airflow_url", "passwords_file")
+    resolved = ("landing_folder", "landing_location", "lakehouse_location", "spark_url", "mlflow_url", "airflow_url", "passwords_file")
     for name in same + resolved:
         assert getattr(loaded, name) == getattr(settings, name), name
     assert nightshift_variables(loaded) == nightshift_variables(settings)
