@@ -107,8 +107,8 @@ def measure_writes(session: SparkSession, settings: Settings) -> list[Figure]:
         for round_ in range(ROUNDS + 1):
             night = FIRST + timedelta(days=round_ + (100 if rows == MILLION else 0))
             seconds = _round(session, settings, rows, night)
-            for way, taken in seconds.items() if round_ else ():  # the first round warms up
-                timed.setdefault((rows, way), []).append(taken)
+            for way, took in seconds.items() if round_ else ():  # the first round warms up
+                timed.setdefault((rows, way), []).append(took)
     for (rows, way), taken in timed.items():
         print(f"  {rows:>9,} rows  {way:40} median {median(taken):5.2f} s   {_listed(taken)}")
     typical = {which: median(taken) for which, taken in timed.items()}
@@ -188,7 +188,7 @@ def measure_history(session: SparkSession, settings: Settings, nights: int) -> l
     maintenance.maintain(session, place, USE_CASE, keep_days=0, in_flight=timedelta(0))
     most = 0.0
     for table in (*(table(feed) for feed in feeds for table in (tables.bronze, tables.silver)), tables.BATCHES, tables.CONTRACT_RESULTS):
-        held = len(Folder(log.location(place, table)).rows())
+        held = len(Folder(place, table).data())
         by_night = held / max(1, len(log.rows_by_night(place, table)))
         most = max(most, by_night)
         print(f"  {table}: {held} files, {by_night:.2f} a night")

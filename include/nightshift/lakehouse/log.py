@@ -55,13 +55,6 @@ def opened(settings: Settings, table: Table, version: int | None = None) -> Delt
         ) from error
 
 
-def exists(settings: Settings, table: Table) -> bool:
-    """Whether the table was made."""
-    from deltalake import DeltaTable
-
-    return bool(DeltaTable.is_deltatable(location(settings, table)))
-
-
 def version(settings: Settings, table: Table) -> int:
     """The table's newest version."""
     return opened(settings, table).version()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from include.nightshift import settings as settings_module
 from include.nightshift import usecase
 from include.nightshift.errors import NightshiftError
-from include.nightshift.lakehouse import log, records, tables
+from include.nightshift.lakehouse import log, records, storage, tables
 from include.nightshift.nights import between
 from include.nightshift.operate import sources_page
 from include.nightshift.rules import Freshness
@@ -158,7 +158,7 @@ def _nights(settings: Settings, feed: Feed) -> list[date]:
     """The nights of which anything is known, in order; a night that was stopped has results and no batch."""
     found: set[date] = set()
     for table in (tables.BATCHES, tables.CONTRACT_RESULTS):
-        if log.exists(settings, table):
+        if storage.is_table(settings, table):
             found |= {night for night, rows in log.rows_by_night(settings, table, {"feed": [feed.name]}).items() if rows}
     return sorted(found)
 
@@ -189,7 +189,7 @@ def _night(feed: Feed, night: date, batch: records.Record | None, failures: list
 
 
 def _stale(settings: Settings) -> dict[str, tuple[date, ...]]:
-    if not log.exists(settings, tables.STALE_NIGHTS):
+    if not storage.is_table(settings, tables.STALE_NIGHTS):
         return {}
     waiting: dict[str, list[date]] = {}
     for record in records.read(settings, tables.STALE_NIGHTS):
