@@ -50,6 +50,8 @@ def track(
     import mlflow
 
     mlflow.set_tracking_uri(run.mlflow_url)
+    # Named too: else MLflow asks a Spark session that this process may have whether it knows one.
+    mlflow.set_registry_uri(run.mlflow_url)
     client = mlflow.MlflowClient()
     mlflow_run = _run(client, run)
     run_id = mlflow_run.info.run_id

@@ -91,7 +91,7 @@ def test_a_trainer_that_resumes_without_a_seed_per_chunk_and_from_one_long_call_
 
 def test_the_real_command_tells_mlflow_once_even_when_killed_just_before_its_result(make_run: Callable[..., Path], tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/mlflow.db"
-    client = mlflow.MlflowClient(url)
+    client = mlflow.MlflowClient(url, url)
     experiment = client.create_experiment("card_fraud", artifact_location=(tmp_path / "artifacts").as_uri())
     folder = make_run(mlflow_url=url)
     lines: list[int] = []

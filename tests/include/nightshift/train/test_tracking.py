@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     home = tmp_path_factory.mktemp("mlflow")
     url = f"sqlite:///{home}/mlflow.db"
     # The experiment is made here, to have its artifacts beside the database; a server decides that by itself.
-    mlflow.MlflowClient(url).create_experiment("card_fraud", artifact_location=(home / "artifacts").as_uri())
+    mlflow.MlflowClient(url, url).create_experiment("card_fraud", artifact_location=(home / "artifacts").as_uri())
     return url
 
 
@@ -48,7 +48,7 @@ def test_one_run_holds_parameters_losses_tags_files_and_model(
     trained: tuple[TrainingRun, Path, bytes, np.ndarray], store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _, model, matrix = trained
-    client = mlflow.MlflowClient(store)
+    client = mlflow.MlflowClient(store, store)
 
     # The machine dies with everything but the model told.
     def die(*arguments: object) -> None:
@@ -77,6 +77,7 @@ def test_one_run_holds_parameters_losses_tags_files_and_model(
     assert files == {"training/model.ubj", "training/features.json", "training/reference.json"}
 
     mlflow.set_tracking_uri(store)
+    mlflow.set_registry_uri(store)
     uri = f"runs:/{run_id}/{tracking.MODEL_NAME}"
     wanted = trees.predict(trees.load_booster(model), matrix, run.features)
     np.testing.assert_array_equal(trees.predict(mlflow.xgboost.load_model(uri), matrix, run.features), wanted)
