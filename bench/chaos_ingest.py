@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 
-from include.nightshift import ingest, nights
+from include.nightshift import ingest, nights, usecase
 from include.nightshift import settings as settings_module
 from include.nightshift.ingest import landing
 from include.nightshift.lakehouse import log, tables
@@ -106,7 +106,7 @@ def main() -> int:
 def _work(feed: str, night: str) -> int:
     """What the task process does."""
     settings = settings_module.load()
-    (wanted,) = (known for known in _feeds(settings) if known.name == feed)
+    (wanted,) = (known for known in usecase.load(USE_CASE.name, settings).feeds if known.name == feed)
     session = lakehouse.connect(settings)
     print(BEGUN, flush=True)
     ingest.ingest(session, settings, wanted, [nights.parse(night)])
@@ -196,7 +196,7 @@ def _to_the_end(lake: Lake, act: Act) -> None:
 
 def _in_peace(lake: Lake, folder: Path) -> tuple[dict[Act, float], Rows]:
     """Ingest everything undisturbed; returns the acts in order with the seconds each took, and the rows each left in every table."""
-    feeds = _feeds(lake.settings)
+    feeds = usecase.load(USE_CASE.name, lake.settings).feeds
     days = [FIRST + timedelta(days=number) for number in range(NIGHTS)]
     acts = [Act(feed, day) for day in days for feed in feeds if feed.drops_on(day)]
     acts.append(Act(feeds[0], CORRECTED, corrected=True))
@@ -244,7 +244,8 @@ def _digest(settings: Settings, table: Table) -> str:
 @contextmanager
 def _lake(folder: Path, name: str) -> Iterator[Lake]:
     home = folder / name
-    lake = Lake(Settings(home=home, landing=f"{folder}/landing", clock=False, ports=Ports.free(), lakehouse_memory="2g"))
+    settings = Settings(home=home, landing=f"{folder}/landing", clock=False, ports=Ports.free(), lakehouse_memory="2g")
+    lake = Lake(replace(settings, feed_spans=landing.spans(settings, USE_CASE.feeds)))
     kept = Settings().home / "jars"
     if kept.exists():
         shutil.copytree(kept, home / "jars")
@@ -254,11 +255,6 @@ def _lake(folder: Path, name: str) -> Iterator[Lake]:
         tables.create(session, lake.settings)
         session.stop()
         yield lake
-
-
-def _feeds(settings: Settings) -> list[Feed]:
-    spans = landing.spans(settings, USE_CASE.feeds)
-    return [replace(feed, first_drop=spans[feed.name][0]) for feed in USE_CASE.feeds]
 
 
 def _drop(folder: Path) -> None:

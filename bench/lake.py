@@ -29,7 +29,7 @@ from statistics import median
 
 from pyspark.sql import DataFrame, SparkSession
 
-from include.nightshift import ingest
+from include.nightshift import ingest, usecase
 from include.nightshift.ingest import landing
 from include.nightshift.lakehouse import log, maintenance, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
@@ -156,12 +156,10 @@ def measure_ingest(session: SparkSession, settings: Settings) -> list[Figure]:
     """Both feeds of a night side by side, as the scheduler runs them, after five weeks of small nights."""
     figures = []
     for rows, target in ((SMALL, 8.0), (MILLION, 30.0)):
-        place = replace(settings, landing=f"{settings.home}/landing-{rows}")
         first = FIRST if rows == SMALL else FIRST + timedelta(days=365)
         warm, timed = 8, 3
-        world = World.of_size(rows, seed=7)
-        simulate(place.landing_folder, first=first, nights=warm + timed, world=world)
-        feeds = _feeds(place)
+        place = _dropped(settings, f"landing-{rows}", first, warm + timed, World.of_size(rows, seed=7))
+        feeds = usecase.load(USE_CASE.name, place).feeds
         seconds = []
         for number in range(7, warm + timed):
             started = time.monotonic()
@@ -175,10 +173,9 @@ def measure_ingest(session: SparkSession, settings: Settings) -> list[Figure]:
 
 def measure_history(session: SparkSession, settings: Settings, nights: int) -> list[Figure]:
     """The same nights' cost after a month and at the end of the history; then what `maintain` leaves."""
-    place = replace(settings, landing=f"{settings.home}/landing-history")
     first = FIRST + timedelta(days=3650)
-    simulate(place.landing_folder, first=first, nights=nights + 10, world=World.of_size(HISTORY_ROWS, seed=7))
-    feeds = _feeds(place)
+    place = _dropped(settings, "landing-history", first, nights + 10, World.of_size(HISTORY_ROWS, seed=7))
+    feeds = usecase.load(USE_CASE.name, place).feeds
     early = _timed_nights(session, place, feeds, first, 30)
     rest = [first + timedelta(days=number) for number in range(36, nights)]
     for feed in feeds:
@@ -211,9 +208,11 @@ def _timed_nights(session: SparkSession, settings: Settings, feeds: Iterable[ing
     return seconds[1:]
 
 
-def _feeds(settings: Settings) -> list[ingest.Feed]:
-    spans = landing.spans(settings, USE_CASE.feeds)
-    return [replace(feed, first_drop=spans[feed.name][0]) for feed in USE_CASE.feeds]
+def _dropped(settings: Settings, name: str, first: date, nights: int, world: World) -> Settings:
+    """The settings of a landing folder with simulated nights in it."""
+    place = replace(settings, landing=f"{settings.home}/{name}")
+    simulate(place.landing_folder, first=first, nights=nights, world=world)
+    return replace(place, feed_spans=landing.spans(place, USE_CASE.feeds))
 
 
 def _night(session: SparkSession, settings: Settings, feeds: Iterable[ingest.Feed], night: date) -> int:

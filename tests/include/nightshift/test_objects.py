@@ -55,9 +55,7 @@ def test_of_many_who_create_one_object_one_succeeds(s3: str) -> None:
 def test_a_bucket_that_is_not_there_is_said_with_what_to_look_at(s3: str, address: str) -> None:
     acts = (objects.read, lambda address: list(objects.under(address)), lambda address: objects.create(address, b""))
     for act in acts:
-        with pytest.raises(
-            StorageError, match=r"nowhere/key/? at http://127\.0\.0\.1:\d+: .*NoSuchBucket.* AWS_ENDPOINT_URL"
-        ):
+        with pytest.raises(StorageError, match=r"nowhere/key/? at http://127\.0\.0\.1:\d+: .*NoSuchBucket.* AWS_ENDPOINT_URL"):
             act(address)
 
 
