@@ -29,7 +29,7 @@ COLUMNS = "transaction_id, customer_id, cast(tx_amount as double) as amount"
 def test_a_night_whose_task_was_killed_again_and_again_holds_each_row_once(
     session: SparkSession, installation: Settings, use_case: UseCase, land: Callable[[Feed, date, Iterable[Sequence[object]]], Path]
 ) -> None:
-    feed, dice = use_case.events, random.Random(1)
+    feed, dice = use_case.events, random.Random(1)  # noqa: S311
     lake, act = Lake(replace(installation, feed_spans={feed.name: (NIGHT, None)})), Act(feed, NIGHT)
     good = [(6_990_000_000 + number, f"{NIGHT} 08:00:00", number, 21, "9.50") for number in range(GOOD)]
     bad = [(6_990_100_000 + number, f"{NIGHT} 08:00:00", number, 21, "-1") for number in range(BAD)]

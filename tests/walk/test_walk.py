@@ -5,15 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
+import time
 from datetime import timedelta
 
 import pytest
 
 from include.nightshift import nights
+from include.nightshift.erase.search import Wanted, search
 from include.nightshift.lakehouse import tables
 from include.nightshift.operate import supervision
+from include.nightshift.operate.environment import environment
 from include.nightshift.operate.rest import AirflowError
 
 pytestmark = [pytest.mark.walk, pytest.mark.timeout(1800)]
@@ -200,3 +206,36 @@ def test_an_event_without_an_open_request_wakes_train_and_is_let_go(walk):
     walk.airflow.call("POST", "/assets/events", json={"asset_id": asset["id"], "extra": {}, "partition_key": walk.live(1).isoformat()})
     run_id = walk.airflow.wait_for_run("card_fraud_train", not_among=before)
     assert walk.airflow.settled("card_fraud_train", run_id, "claim") == "skipped"
+
+
+def test_a_person_erased_by_request_is_nowhere_and_stays_out_when_their_file_lands_again(walk):
+    night, person = walk.live(6), 7_412_906_358_174_999_901
+    drop = walk.settings.landing_folder / "transactions" / f"{night}.csv.gz"
+    simulated = gzip.decompress(drop.read_bytes()).decode()
+    theirs = [f"{night:%Y%m%d}999{number},{night} 12:00:0{number},{person},1,1234.56" for number in range(3)]
+    landed = gzip.compress("\n".join([simulated.rstrip("\n"), *theirs, ""]).encode())
+    drop.write_bytes(landed)
+    walk.finish(walk.night(night))
+    held = f"select count(*) as n from gold.card_fraud_scores where day = date'{night}' and customer_id = {person}"
+    assert walk.rows(held) == [{"n": 3}]
+    # What the killed night left: by the time that anybody asks, no write can still be under way.
+    for path in (walk.settings.home / "lakehouse").rglob("*.parquet"):
+        os.utime(path, (time.time() - 7200,) * 2)
+
+    line = [sys.executable, "-m", "include.nightshift.operate.erase"]
+    done = subprocess.run(line, input=f"{person}\n", env=environment(walk.settings), capture_output=True, text=True, check=True, timeout=60)
+    [token] = re.findall("request ([0-9a-f]{32})", done.stdout)
+    [run_id] = re.findall(r"card_fraud_erase (\S+) has begun", done.stdout)
+    walk.airflow.wait("card_fraud_erase", run_id)
+
+    [receipt] = walk.rows("select * from ops.erasures where request_id = :token", token=token)
+    assert json.loads(receipt["rows"])["gold.card_fraud_scores"] == {night.isoformat(): 3}
+    assert not (walk.settings.home / "erasures" / token).exists()
+    assert search(walk.settings.home, Wanted({"customer_id": frozenset({person})})).hits == []
+    assert walk.rows(held) == [{"n": 0}]
+
+    drop.write_bytes(landed)
+    walk.finish(walk.night(night))
+    assert_published_once(walk, night)
+    assert gzip.decompress(drop.read_bytes()).decode() == simulated
+    assert search(walk.settings.home, Wanted({"customer_id": frozenset({person})})).hits == []
