@@ -123,6 +123,23 @@ def session(installation: Settings) -> SparkSession:
     return lakehouse.connect(installation)
 
 
+@pytest.fixture
+def analyst(installation: Settings) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+    """A JDBC client that stays connected: rows by query."""
+    from pyhive import hive
+
+    connection = hive.connect("127.0.0.1", installation.ports.jdbc, auth="NONE")
+
+    def ask(query: str) -> list[tuple[Any, ...]]:
+        cursor = connection.cursor()
+        cursor.execute(query)
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
+
+    yield ask
+    connection.close()
+
+
 @pytest.fixture(scope="session")
 def use_case() -> UseCase:
     return USE_CASE

@@ -7,7 +7,7 @@ import gzip
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -56,23 +56,6 @@ PRIVATE = replace(
     version="1.0.1",
     columns=tuple(replace(c, personal=c.name not in ("stay_id", "came_at")) for c in STAYS.columns),
 )
-
-
-@pytest.fixture
-def analyst(installation: Settings) -> Iterator[Ask]:
-    """A JDBC client."""
-    from pyhive import hive
-
-    connection = hive.connect("127.0.0.1", installation.ports.jdbc, auth="NONE")
-
-    def ask(query: str) -> list[tuple[Any, ...]]:
-        cursor = connection.cursor()
-        cursor.execute(query)
-        found: list[tuple[Any, ...]] = cursor.fetchall()
-        return found
-
-    yield ask
-    connection.close()
 
 
 def bought(number: int, night: date, person: int) -> tuple[object, ...]:

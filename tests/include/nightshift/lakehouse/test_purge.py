@@ -18,7 +18,6 @@ import pytest
 from include.nightshift.errors import LakehouseError
 from include.nightshift.lakehouse import log, pins, purge
 from include.nightshift.lakehouse.files import Folder
-from include.nightshift.settings import Settings
 
 if TYPE_CHECKING:
     from tests.include.nightshift.lakehouse.conftest import Kept
@@ -190,20 +189,3 @@ def test_writers_at_the_same_time_lose_nothing_and_the_card_is_gone_all_the_same
     purge.purge(kept.session, kept.settings, kept.table, in_flight=timedelta(0))
     assert telling(kept) == []
     assert kept.by_spark() == kept.by_delta_rs() == sorted([*content, *((number, 0.25) for number in range(4))])
-
-
-@pytest.fixture
-def analyst(installation: Settings) -> Iterator[Ask]:
-    """A JDBC client that stays connected."""
-    from pyhive import hive
-
-    connection = hive.connect("127.0.0.1", installation.ports.jdbc, auth="NONE")
-
-    def ask(query: str) -> list[tuple[Any, ...]]:
-        cursor = connection.cursor()
-        cursor.execute(query)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
-
-    yield ask
-    connection.close()
