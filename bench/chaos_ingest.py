@@ -28,7 +28,7 @@ from pathlib import Path
 from include.nightshift import ingest, nights, usecase
 from include.nightshift import settings as settings_module
 from include.nightshift.ingest import landing
-from include.nightshift.lakehouse import log, tables
+from include.nightshift.lakehouse import catalog, log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.lakehouse.tables import Table
 from include.nightshift.operate.environment import environment
@@ -252,7 +252,7 @@ def _lake(folder: Path, name: str) -> Iterator[Lake]:
     with lake.running:
         lake.start()
         session = lakehouse.connect(lake.settings)
-        tables.create(session, lake.settings)
+        catalog.create(session, lake.settings)
         session.stop()
         yield lake
 

@@ -31,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from include.nightshift import ingest, usecase
 from include.nightshift.ingest import landing
-from include.nightshift.lakehouse import log, maintenance, tables, writes
+from include.nightshift.lakehouse import catalog, log, maintenance, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.lakehouse.files import Folder
 from include.nightshift.lakehouse.tables import Table, TableColumn
@@ -88,7 +88,7 @@ def main() -> int:
         with served(settings):
             session = lakehouse.connect(settings)
             try:
-                tables.create(session, settings)
+                catalog.create(session, settings)
                 for name, measure in parts.items():
                     if not arguments.parts or name in arguments.parts:
                         print(f"\n{name}", flush=True)

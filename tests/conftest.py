@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from include.nightshift.errors import LakehouseError
-from include.nightshift.lakehouse import jars, log, tables
+from include.nightshift.lakehouse import catalog, jars, log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate import supervision
 from include.nightshift.operate.environment import environment
@@ -73,7 +73,7 @@ def installation(home: Path) -> Iterator[Settings]:
     """The settings of a running lakehouse with all tables, empty."""
     settings = Settings(home=home, ports=Ports.free(), lakehouse_memory="2g", clock=False)
     with _served(settings):
-        tables.create(lakehouse.connect(settings), settings)
+        catalog.create(lakehouse.connect(settings), settings)
         yield settings
         # While the server still answers: a client left open asks a dead one for minutes when Python ends.
         lakehouse.connect(settings).stop()

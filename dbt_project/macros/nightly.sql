@@ -8,7 +8,7 @@
   {%- set nights = "day between date'" ~ var('first_night') ~ "' and date'" ~ var('last_night') ~ "'" -%}
   {%- set columns = adapter.get_columns_in_relation(this) | map(attribute='name') | list -%}
   {%- if not columns -%}
-    {{ exceptions.raise_compiler_error(this ~ " does not exist: create it with `python -m include.nightshift.lakehouse.tables`") }}
+    {{ exceptions.raise_compiler_error(this ~ " does not exist: create it with `python -m include.nightshift.lakehouse.catalog`") }}
   {%- endif -%}
   {%- set built = this.identifier ~ '__built' -%}
 

@@ -1,7 +1,4 @@
-"""Every table once: its grain, its columns with types and comments, and which of them are clocks.
-
-`python -m include.nightshift.lakehouse.tables` creates what is missing. Tables lie at `<lakehouse>/<schema>/<table>`.
-"""
+"""Every table once: its grain, its columns with types and comments, and which of them are clocks."""
 
 from __future__ import annotations
 
@@ -9,26 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.nightshift import settings as settings_module
-from include.nightshift import usecase
-from include.nightshift.lakehouse import log, storage, views
 from include.nightshift.lakehouse import session as lakehouse
-from include.nightshift.lakehouse.views import View
 from include.nightshift.usecase import Feed, UseCase
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import SparkSession
-
-    from include.nightshift.settings import Settings
-
-SCHEMAS = {
-    "bronze": "Landed rows as they came, with their provenance.",
-    "silver": "Typed, deduplicated, checked rows; rejected ones in silver.quarantine.",
-    "gold": "What models read and people act on.",
-    "ops": "What the platform did, decided and measured.",
-    views.SCHEMA: "Silver and gold for people: persons under pseudonyms.",
-}
 
 # Time travel is refused beyond these two, whatever files exist; Delta's own defaults (30 and 7 days) would lose old nights.
 # The rest keeps every reader able to read: no deletion vectors, no column mapping, no v2 checkpoints.
@@ -507,51 +489,3 @@ def of(use_case: UseCase) -> tuple[Table, ...]:
     """The tables of one use case, in walking order."""
     per_feed = [table(feed) for table in (bronze, silver) for feed in use_case.feeds]
     return (*per_feed, features(use_case), scores(use_case), alerts(use_case))
-
-
-def views_of(use_case: UseCase) -> tuple[View, ...]:
-    """What analysts see of the use case: silver and gold. Bronze and quarantine hold rows as they came, and have no view."""
-    personal = frozenset(name for feed in use_case.feeds for name in feed.personal)
-    return tuple(View(table, PSEUDONYMS, personal) for table in of(use_case) if table.schema in ("silver", "gold"))
-
-
-def create(session: SparkSession, settings: Settings) -> list[str]:
-    """Create the schemas and tables that the catalog lacks, add columns that a table lacks, and bring the analysts' views up to date.
-
-    A table whose files are there is entered as it is: a catalog may be lost, and tables on S3 outlive the machine.
-
-    Returns:
-        The names of the tables that the catalog lacked.
-    """
-    use_cases = usecase.registered(settings)
-    wanted = {str(table): table for table in (*SHARED, *(table for use_case in use_cases for table in of(use_case)))}
-    present: set[str] = set()
-    for schema, comment in SCHEMAS.items():
-        location = lakehouse.literal(f"{settings.lakehouse_location}/{schema}")
-        session.sql(f"create schema if not exists {schema} comment {lakehouse.literal(comment)} location {location}")
-        present |= {f"{schema}.{row['tableName']}" for row in lakehouse.rows(session, f"show tables in {schema}")}
-    missing = [table for name, table in wanted.items() if name not in present]
-    for table in missing:
-        if storage.is_table(settings, table):
-            session.sql(f"create table if not exists {table} using delta location {lakehouse.literal(storage.location(settings, table))}")
-            present.add(str(table))
-        else:
-            session.sql(table.ddl())
-    for name in sorted(present & set(wanted)):
-        _extend(session, settings, wanted[name])
-    views.create(session, [view for use_case in use_cases for view in views_of(use_case)])
-    return [str(table) for table in missing]
-
-
-def _extend(session: SparkSession, settings: Settings, table: Table) -> None:
-    """Add the columns that a table of an earlier version lacks: null in the rows it has."""
-    held = {field.name for field in log.opened(settings, table).schema().fields}
-    added = [column for column in table.columns if column.name not in held]
-    if added:
-        session.sql(f"alter table {table} add columns ({', '.join(column.ddl() for column in added)})")
-
-
-if __name__ == "__main__":
-    installed = settings_module.load()
-    made = create(lakehouse.connect(installed), installed)
-    print(f"tables: {len(made)} created" + (f" ({', '.join(made)})" if made else ""))  # noqa: T201

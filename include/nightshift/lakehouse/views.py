@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.lakehouse import tables
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from include.nightshift.lakehouse.tables import Table, TableColumn
+    from include.nightshift.usecase import UseCase
 
 SCHEMA = "analyst"
 _DEFINITION = "nightshift.definition"
@@ -73,6 +75,12 @@ class View:
 def as_text(expression: str, type_: str) -> str:
     """A personal value, in SQL, as the text that is digested, whatever the session's time zone; `pseudonyms.texts` in Python."""
     return f"cast(unix_micros({expression}) as string)" if type_ == "timestamp" else f"cast({expression} as string)"
+
+
+def of(use_case: UseCase) -> tuple[View, ...]:
+    """What analysts see of the use case: silver and gold. Bronze and quarantine hold rows as they came, and have no view."""
+    personal = frozenset(name for feed in use_case.feeds for name in feed.personal)
+    return tuple(View(table, tables.PSEUDONYMS, personal) for table in tables.of(use_case) if table.schema in ("silver", "gold"))
 
 
 def create(session: SparkSession, views: Iterable[View]) -> list[str]:

@@ -164,7 +164,7 @@ def _steps(settings: Settings, supervisor: Any, *, migrated: bool) -> Iterator[S
         yield _command(settings, name, [sys.executable, "-m", "include.nightshift.operate.database"])
     # Making the tables is the longest chain, so the lakehouse comes up with the cores almost to itself; the rest boots meanwhile.
     lakehouse = ("lakehouse",) if "lakehouse" in ours else ()
-    yield _command(settings, "lakehouse-tables", [sys.executable, "-m", "include.nightshift.lakehouse.tables"], after=lakehouse)
+    yield _command(settings, "lakehouse-tables", [sys.executable, "-m", "include.nightshift.lakehouse.catalog"], after=lakehouse)
     for name in ours:
         first = () if name in lakehouse else lakehouse
         after = (*first, *migration) if name.startswith("airflow-") else first

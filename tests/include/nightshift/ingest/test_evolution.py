@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from include.nightshift import usecase
 from include.nightshift.errors import ContractError
 from include.nightshift.ingest import ingest
-from include.nightshift.lakehouse import log, tables, writes
+from include.nightshift.lakehouse import catalog, log, tables, writes
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.rules import RowRule
 from include.nightshift.settings import Settings
@@ -55,7 +55,7 @@ def test_a_new_column_is_null_in_old_nights_and_filled_in_new_ones(
         # `up` does this when a contract has grown.
         monkeypatch.setattr(tables, "of", lambda use_case: (tables.bronze(newer), tables.silver(newer)))
         assert usecase.registered(installation)
-        assert tables.create(session, installation) == []
+        assert catalog.create(session, installation) == []
         assert [row["col_name"] for row in rows(session, "describe analyst.visits")] == tables.silver(newer).names
         done = ingest(session, installation, newer, [FIRST, SECOND])
         assert done.accepted == {FIRST: 1, SECOND: 3}

@@ -97,8 +97,8 @@ def test_no_view_shows_a_person_and_all_show_the_same_pseudonym_over_jdbc_and_sp
     assert given[str(PERSONS[0])] == key.digest("customer_id", str(PERSONS[0]))
 
     shown = {str(row["viewName"]) for row in rows(session, "show views in analyst")}
-    assert {view.table.name for view in tables.views_of(use_case)} <= shown
-    for view in tables.views_of(use_case):
+    assert {view.table.name for view in views.of(use_case)} <= shown
+    for view in views.of(use_case):
         for query in (f"select * from {view} where day = date'{NIGHT}'", f"describe extended {view}", f"show create table {view}"):
             seen = analyst(query)
             assert seen, query

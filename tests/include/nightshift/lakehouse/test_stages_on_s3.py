@@ -24,7 +24,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from include.nightshift import objects
-from include.nightshift.lakehouse import ledger, log, maintenance, pins, purge, records, storage, tables, writes
+from include.nightshift.lakehouse import catalog, ledger, log, maintenance, pins, purge, records, storage, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.lakehouse.files import Folder, commit_path
 from include.nightshift.operate import sql
@@ -136,7 +136,7 @@ def walk(settings: Settings, answer: Path) -> None:
     use_case = load("card_fraud", settings)
     use_case = replace(use_case, gate=replace(use_case.gate, holdout_nights=1, min_frauds=1))
     session = lakehouse.connect(settings)
-    told: dict[str, Any] = {"created": tables.create(session, settings)}
+    told: dict[str, Any] = {"created": catalog.create(session, settings)}
     for feed in use_case.feeds:
         brought = ingest(session, settings, feed, NIGHTS)
         ledger.record(settings, use_case, [ledger.Entry(night, feed.name, rows, rows, 0, 1.0) for night, rows in brought.landed.items()])
@@ -237,7 +237,7 @@ def visit(settings: Settings, answer: Path, who: str) -> None:
 
 def test_processes_that_write_the_same_and_other_nights_through_the_one_driver_lose_nothing(lake_on_s3: Settings, homes: Path) -> None:
     session = lakehouse.connect(lake_on_s3)
-    tables.create(session, lake_on_s3)
+    catalog.create(session, lake_on_s3)
     session.sql(VISITS.ddl())
     answers = {who: homes / f"visits-{who}.json" for who in WRITERS}
     together([(visit, lake_on_s3, answer, who) for who, answer in answers.items()])
@@ -256,7 +256,7 @@ def test_processes_that_write_the_same_and_other_nights_through_the_one_driver_l
 @pytest.mark.parametrize("schema", ["gold", "ops"])
 def test_maintain_and_purge_take_on_s3_what_no_version_needs(lake_on_s3: Settings, schema: str) -> None:
     session = lakehouse.connect(lake_on_s3)
-    tables.create(session, lake_on_s3)
+    catalog.create(session, lake_on_s3)
     table = replace(VISITS, schema=schema, name="kept")
     session.sql(table.ddl())
 
@@ -304,7 +304,7 @@ def test_no_credential_stands_in_the_servers_command_line_or_log(lake_on_s3: Set
 def test_a_second_server_is_refused_and_a_new_home_finds_the_tables_when_the_first_is_given_up(
     lake_on_s3: Settings, homes: Path, served: Served, use_case: UseCase
 ) -> None:
-    tables.create(lakehouse.connect(lake_on_s3), lake_on_s3)
+    catalog.create(lakehouse.connect(lake_on_s3), lake_on_s3)
     day = [FIRST - timedelta(days=1)]
     entry = {"day": day[0], "use_case": "card_fraud", "stage": "kept", "rows_in": 7}
     records.replace(lake_on_s3, tables.NIGHTS, [entry], {"day": day, "stage": ["kept"]})
@@ -327,7 +327,7 @@ def test_a_second_server_is_refused_and_a_new_home_finds_the_tables_when_the_fir
 
 def take_over(settings: Settings, answer: Path) -> None:
     session = lakehouse.connect(settings)
-    told = {"created": tables.create(session, settings)}
+    told = {"created": catalog.create(session, settings)}
     query = "select rows_in from ops.nights where stage = 'kept'"
     told |= {"kept": lakehouse.rows(session, query), "sql": sql.answer(settings, query, 5)}
     answer.write_text(json.dumps(told))

@@ -1,5 +1,4 @@
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +6,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from include.nightshift.lakehouse import log, tables
 from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.lakehouse import tables
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.lakehouse.tables import Table, TableColumn
 from include.nightshift.settings import Settings
@@ -53,15 +52,6 @@ def test_a_content_hash_leaves_out_clocks_and_nothing_else(use_case: UseCase) ->
 
 
 @pytest.mark.lakehouse
-def test_tables_lie_in_the_home_by_schema_and_name_and_a_second_creation_makes_none(
-    session: SparkSession, installation: Settings, use_case: UseCase
-) -> None:
-    for table in all_tables(use_case):
-        assert (Path(installation.lakehouse_location) / table.schema / table.name / "_delta_log").is_dir(), table
-    assert tables.create(session, installation) == []
-
-
-@pytest.mark.lakehouse
 def test_tables_are_partitioned_by_night_and_readable_by_every_reader(session: SparkSession, use_case: UseCase) -> None:
     for table in (tables.features(use_case), tables.CHAMPION_HISTORY):
         detail = rows(session, f"describe detail {table}")[0]
@@ -98,36 +88,6 @@ def test_a_version_stays_readable_when_its_log_has_aged_by_forty_days(
     counts = [rows(session, f"select count(*) as n from {throwaway} version as of {version}")[0]["n"] for version in (0, 2, 3)]
     assert counts == [0, 1, 2]
     assert list((folder / "_delta_log").glob("*.checkpoint.parquet"))
-
-
-@pytest.mark.lakehouse
-def test_a_table_that_the_catalog_lacks_is_entered_with_its_rows_and_history(
-    session: SparkSession, installation: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from deltalake import write_deltalake
-
-    found = Table(schema="ops", name="found", comment="One row per n.", columns=(TableColumn("n", "int", "A number."),), partition=())
-    write_deltalake(log.location(installation, found), found.arrow([{"n": 1}, {"n": 2}]))
-    monkeypatch.setattr(tables, "SHARED", (*tables.SHARED, found))
-    try:
-        assert tables.create(session, installation) == ["ops.found"]
-        assert tables.create(session, installation) == []
-        assert rows(session, "select count(*) as n from ops.found") == [{"n": 2}]
-        assert log.version(installation, found) == 0
-    finally:
-        session.sql("drop table if exists ops.found")
-
-
-@pytest.mark.lakehouse
-def test_the_program_that_creates_tables_says_that_none_is_missing(installation: Settings) -> None:
-    import sys
-
-    from include.nightshift.operate.environment import environment
-    from include.nightshift.settings import ROOT
-
-    command = [sys.executable, "-m", "include.nightshift.lakehouse.tables"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(installation), capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "tables: 0 created"
 
 
 def test_no_table_name_holds_more_than_its_use_case_says(use_case: UseCase) -> None:

@@ -59,7 +59,7 @@ def test_another_column_comment_or_pseudonym_is_another_definition() -> None:
 
 
 def test_silver_and_gold_of_a_use_case_are_shown_and_raw_rows_are_not(use_case: UseCase) -> None:
-    shown = {str(view): [column.name for column in view.hidden] for view in tables.views_of(use_case)}
+    shown = {str(view): [column.name for column in view.hidden] for view in views.of(use_case)}
     assert shown == {
         "analyst.transactions": ["customer_id"],
         "analyst.fraud_labels": [],
