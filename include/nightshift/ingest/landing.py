@@ -91,6 +91,11 @@ def read(settings: Settings, feed: Feed, night: date) -> Drop | None:
     return Drop(feed.name, night, source, batch, version, reordered, landed_at, _completed(rows.table, names))
 
 
+def standing(place: Place, night: date) -> list[str]:
+    """The names of a night's files at a place: one, if all is well."""
+    return [name for name in place.names(night.isoformat()) if name.removeprefix(night.isoformat()) in SUFFIXES]
+
+
 def parted(name: str, content: bytes, feed: Feed) -> formats.Rows:
     """A file's rows, whatever their columns; its name says its format.
 
@@ -133,7 +138,7 @@ def form_of(name: str) -> tuple[str, str]:
 
 def _name(place: Place, feed: Feed, night: date) -> str | None:
     try:
-        found = [name for name in place.names(night.isoformat()) if name.removeprefix(night.isoformat()) in SUFFIXES]
+        found = standing(place, night)
     except (OSError, StorageError) as error:
         raise LandingError(f"bronze.{feed.name}, night {night}: {error}. Mend that and run the night again") from error
     if len(found) > 1:

@@ -92,7 +92,7 @@ def pull(settings: Settings, feed: Feed, night: date, uri: str, *, again: bool =
     try:
         with _sole(folder):
             files = _Files(folder, asked)
-            standing = [folder / name for name in places.of(settings, feed).names(f"{night}.") if name.endswith(landing.SUFFIXES)]
+            standing = [folder / name for name in landing.standing(places.of(settings, feed), night)]
             if standing and not again:
                 return Pulled(feed.name, night, standing[0], files.rows(night) if standing == [path] else None, read=False)
             if standing and (standing != [path] or files.note(night) is None):
