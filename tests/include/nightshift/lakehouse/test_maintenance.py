@@ -207,7 +207,7 @@ def test_all_tables_of_a_use_case_are_maintained_pins_that_are_over_released_and
     session: SparkSession, installation: Settings, use_case: UseCase
 ) -> None:
     table = tables.alerts(use_case)
-    pins.pin(installation, table, 0, "a run long ago", until=date(2008, 3, 1))
+    pins.pin(installation, table, log.version(installation, table), "a run long ago", until=date(2008, 3, 1))
     everything = [str(table) for table in (*tables.of(use_case), *tables.SHARED)]
     done = maintenance.maintain(session, installation, use_case)
     assert [one.table for one in done] == everything
