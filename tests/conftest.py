@@ -60,6 +60,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 assert item.nodeid.endswith(f"@{mark.args[0]}"), "run workers with --dist loadgroup, and a pytest that xdist knows"
 
 
+def _told() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("NIGHTSHIFT_")}
+
+
+TOLD = _told()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment() -> Iterator[None]:
+    """What a file of tests says in the environment about an installation is its own: the next file on this worker must not hear it."""
+    yield
+    assert _told() == TOLD
+
+
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """A state folder with a short path; sockets and Derby dislike long ones."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
@@ -52,21 +51,18 @@ class Walked(Walk):
         return {str(table): log.version(self.settings, table) for table in (*tables.SHARED, *tables.of(self.use_case))}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def walk(running: Running) -> Iterator[Walked]:
     """History loaded, the first model trained, judged, approved over REST and promoted, and the nights since scored with it."""
     settings = running.settings
     nights = (Walked.last - Walked.first).days + 1 + Walked.lives
     world = World.of_size(4_000, seed=7, change="harmful", change_on=Walked.changes_on)
     simulate(settings.landing_folder, first=Walked.first, nights=nights, world=world)
-    before = dict(os.environ)
-    os.environ.update(processes.environment(settings))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in processes.environment(settings).items():
+            patch.setenv(name, value)
         walk = Walked(settings, USE_CASE)
         walk.backfill(walk.first, walk.last)
         walk.approve(walk.train(walk.as_of, preemptions=0))
         walk.backfill(walk.changes_on, walk.last, "scores")
         yield walk
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
