@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -62,15 +63,10 @@ def ingest(session: SparkSession, settings: Settings, feed: Feed, nights: Sequen
         WriteConflictError: other writers won every attempt.
         ConfigurationError: somebody is new, and the key of pseudonyms is missing or another one; the night is not whole.
     """
-    started, done = time.monotonic(), Ingested(feed.name)
-    try:
+    with _bringing(settings, feed) as done:
         for begin in range(0, len(nights), NIGHTS_AT_ONCE):
             with barrier.passing(settings):
                 _land(session, settings, feed, nights[begin : begin + NIGHTS_AT_ONCE], accept, done)
-    except ContractError as error:
-        _tell(settings, feed, error)
-        raise
-    done.version, done.seconds = log.version(settings, tables.silver(feed)), time.monotonic() - started
     return done
 
 
@@ -81,16 +77,22 @@ def release(session: SparkSession, settings: Settings, feed: Feed, nights: Seque
         LandingError: a night was never ingested.
         ContractError: as `ingest`.
     """
+    with _bringing(settings, feed) as done, barrier.passing(settings):
+        again = _again(settings, feed, nights)
+        _bring(session, settings, feed, again, session.table(str(tables.bronze(feed))), accept, done, landing_too=False)
+    return done
+
+
+@contextmanager
+def _bringing(settings: Settings, feed: Feed) -> Iterator[Ingested]:
+    """What a run brings: a contract that it breaks is told, and at its end the version and the seconds it took are known."""
     started, done = time.monotonic(), Ingested(feed.name)
     try:
-        with barrier.passing(settings):
-            again = _again(settings, feed, nights)
-            _bring(session, settings, feed, again, session.table(str(tables.bronze(feed))), accept, done, landing_too=False)
+        yield done
     except ContractError as error:
         _tell(settings, feed, error)
         raise
     done.version, done.seconds = log.version(settings, tables.silver(feed)), time.monotonic() - started
-    return done
 
 
 def _again(settings: Settings, feed: Feed, nights: Sequence[date]) -> list[Batch]:
