@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,27 @@ def held(settings: Settings, purpose: str) -> Key:
             "answers for the data; then `chmod 600` it, or restore it from your backup of the keys"
         )
     return Key(purpose, secret)
+
+
+def agreed(settings: Settings, purpose: str, checks: Collection[str], *, holds: str, advice: str) -> Key:
+    """The key that digests were made with, by the checks kept beside them; made now where there are no digests yet.
+
+    Args:
+        holds: which table holds digests of what, the beginning of a sentence.
+        advice: what it means that their key is not at hand, and what to do.
+
+    Raises:
+        ConfigurationError: the key is missing, is no key, or is another one.
+    """
+    if not checks:
+        return made(settings, purpose)
+    try:
+        key = held(settings, purpose)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{holds}, but their key cannot be read: {error}. {advice}") from error
+    if set(checks) != {key.check}:
+        raise ConfigurationError(f"{holds} of the key {', '.join(sorted(checks))}, and this one is {key.check}. {advice}")
+    return key
 
 
 def _path(settings: Settings, purpose: str) -> Path:

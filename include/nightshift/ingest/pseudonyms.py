@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from include.nightshift import keys, usecase
 from include.nightshift import settings as settings_module
-from include.nightshift.errors import ConfigurationError, NightshiftError
+from include.nightshift.errors import NightshiftError
 from include.nightshift.lakehouse import barrier, log, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
 
@@ -184,20 +184,12 @@ def _rows(key: Key, name: str, values: pa.Array) -> pa.Table:
 
 def _key(settings: Settings, checks: set[str]) -> Key:
     """The key, made now if nobody has a pseudonym yet."""
-    if not checks:
-        return keys.made(settings, keys.PSEUDONYM)
     advice = (
         "New persons would get pseudonyms that join with nothing, so the night is not published. Restore the key from your backup, and run "
         "this again; or, if it is lost or was changed on purpose, `python -m include.nightshift.ingest.pseudonyms --renew` gives "
         "everybody a new pseudonym"
     )
-    try:
-        key = keys.held(settings, keys.PSEUDONYM)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{TABLE} holds pseudonyms, but their key cannot be read: {error}. {advice}") from error
-    if checks != {key.check}:
-        raise ConfigurationError(f"{TABLE} holds pseudonyms of the key {', '.join(sorted(checks))}, and this one is {key.check}. {advice}")
-    return key
+    return keys.agreed(settings, keys.PSEUDONYM, checks, holds=f"{TABLE} holds pseudonyms", advice=advice)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
