@@ -25,9 +25,10 @@ from nightshift_airflow.defaults import night_dag
 from nightshift_airflow.operators.erase import EraseOperator
 
 from include.nightshift import settings, usecase
+from include.nightshift.erase import request
 from include.nightshift.usecase import UseCase
 
-PARAMS = {"token": Param(type="string", pattern=r"^[0-9a-f]{32}$", description="The token that `make erase` printed.")}
+PARAMS = {"token": Param(type="string", pattern=request.TOKEN, description="The token that `make erase` printed.")}
 
 
 def erase(use_case: UseCase) -> None:

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +123,10 @@ class _Erasure:
         self._drain()
         events = self.use_case.events
         theirs = set().union(*(self.finder.keys(table) for table in self.tables)) | files.keys(self.settings, events, self.person)
-        self.person = self.person.with_keys(theirs)
+        self.person = replace(self.person, keys=self.person.keys | theirs)
         shared = set().union(*(self.finder.shared(table) for table in (tables.bronze(events), tables.silver(events))))
         self.asked = request.extend(self.settings, self.asked, theirs - shared)
-        self.person = Person(self.person.entity, self.person.key, self.person.id, self.asked.keys)
+        self.person = replace(self.person, keys=self.asked.keys)
         erased.register(self.settings, self.asked.token, {(self.person.key, erased.KEY): self.person.keys})
         self._drain()
 
@@ -175,7 +175,7 @@ class _Erasure:
             if nights or rewritten:
                 batches.reconcile(self.settings, feed, nights, rewritten)
             for file in ours:
-                files.rewrite(file, feed)
+                files.rewrite(file)
 
     def clear_training(self) -> None:
         """Their rows from training extracts; a run that has not ended goes whole."""

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.nightshift import nights
 from include.nightshift.errors import NightError
 from include.nightshift.ingest import erased, formats, landing, places
-from include.nightshift.ingest.cut import cut
 
 if TYPE_CHECKING:
     from include.nightshift.erase.person import Person
@@ -42,10 +42,18 @@ class Landed:
     """Keys of their events, less those that another's row in the file bears too."""
     batch: str
     """SHA-256 of the file as it stands."""
-    cut: str
-    """SHA-256 of the file without them."""
     left: int
     """Rows of the file without them."""
+    feed: Feed
+
+    @cached_property
+    def cut(self) -> str:
+        """SHA-256 of the file without them, which only who rewrites it has to know: it is read again.
+
+        Raises:
+            LandingError: it is another file by now.
+        """
+        return hashlib.sha256(erased.without(Path(self.address), self.feed, self.batch, self.rows)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,8 @@ def landed(settings: Settings, feed: Feed, person: Person) -> Iterator[Landed | 
         if theirs.any():
             numbers = tuple(rows["_row"].to_numpy()[theirs].tolist())
             events = erased.events(rows, feed, theirs) if person.entity in rows.column_names else set()
-            digests = [hashlib.sha256(made).hexdigest() for made in (content, cut(name, content, feed, set(numbers)))]
-            left = rows.num_rows - len(numbers)
-            yield Landed(address, place.is_ours, _night(name), numbers, frozenset(events), digests[0], digests[1], left)
+            batch, left = hashlib.sha256(content).hexdigest(), rows.num_rows - len(numbers)
+            yield Landed(address, place.is_ours, _night(name), numbers, frozenset(events), batch, left, feed)
 
 
 def keys(settings: Settings, feed: Feed, person: Person) -> set[str]:
@@ -86,13 +93,13 @@ def keys(settings: Settings, feed: Feed, person: Person) -> set[str]:
     return set[str]().union(*(file.events for file in landed(settings, feed, person) if isinstance(file, Landed)))
 
 
-def rewrite(file: Landed, feed: Feed) -> None:
+def rewrite(file: Landed) -> None:
     """Take their rows out of a file of ours.
 
     Raises:
         LandingError: it is another file by now, or cannot be written.
     """
-    erased.rewrite(Path(file.address), feed, file.batch, file.rows)
+    erased.rewrite(Path(file.address), file.feed, file.batch, file.rows)
 
 
 def clear_litter(settings: Settings) -> list[str]:

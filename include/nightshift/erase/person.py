@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,9 +39,6 @@ class Person:
 
     def __repr__(self) -> str:
         return "Person()"
-
-    def with_keys(self, keys: Collection[str]) -> Person:
-        return replace(self, keys=self.keys | frozenset(keys))
 
     @cached_property
     def rows(self) -> erased.Erased:
@@ -95,7 +92,7 @@ class Finder:
             return set()
         with self._views() as (ids, _):
             found = self._session.sql(f"select distinct {key} from {table} where {_as_number(table, entity)} in (table {ids})")
-            return _canonical(found.toArrow()[key])
+            return erased.whole_numbers(found.toArrow()[key])
 
     def shared(self, table: Table) -> set[str]:
         """Those of their keys that another person's row bears too."""
@@ -103,7 +100,7 @@ class Finder:
         with self._views() as (ids, keys):
             theirs, others = f"{key} in (table {keys})", f"{entity} not in (table {ids})"
             found = self._session.sql(f"select distinct {key} as shared from {table} where {theirs} and {others}")
-            return _canonical(found.toArrow()["shared"])
+            return erased.whole_numbers(found.toArrow()["shared"])
 
     def remove(self, table: Table, addresses: pa.Table) -> None:
         """Delete rows in one commit that names none of them. Files that held one are written anew.
@@ -141,7 +138,7 @@ class Finder:
         near = self._session.sql(
             f"select day, _row, _text, {', '.join(columns)} from {table} where {number} in (table {view}) or {number} is null"
         ).toArrow()
-        return near.filter(_boolean(self._person.rows.theirs(near))).select(["day", "_row"])
+        return self._person.rows.among(near).select(["day", "_row"])
 
     def _in_quarantine(self, ids: str, keys: str) -> pa.Table:
         """Rows whose raw values hold a number of theirs, decided as landed rows are."""
@@ -156,12 +153,13 @@ class Finder:
         ).toArrow()
         raws = [json.loads(raw) for raw in near["raw"].to_pylist()]
         malformed = [rule == silver.MALFORMED for rule in near["rule"].to_pylist()]
-        columns = {
-            name: pa.array([None if bad else raw.get(name) for raw, bad in zip(raws, malformed, strict=True)], pa.string())
-            for name in (self._person.entity, self._person.key)
-        }
-        texts = pa.array([raw.get("text") if bad else None for raw, bad in zip(raws, malformed, strict=True)], pa.string())
-        return near.filter(_boolean(self._person.rows.theirs(pa.table(columns | {"_text": texts})))).select(["day", "feed", "_row"])
+        decided = near.select(["day", "feed", "_row"])
+        for name in (self._person.entity, self._person.key):
+            texts = [None if bad else raw.get(name) for raw, bad in zip(raws, malformed, strict=True)]
+            decided = decided.append_column(name, pa.array(texts, pa.string()))
+        lines = [raw.get("text") if bad else None for raw, bad in zip(raws, malformed, strict=True)]
+        decided = decided.append_column("_text", pa.array(lines, pa.string()))
+        return self._person.rows.among(decided).select(["day", "feed", "_row"])
 
     def _pseudonyms(self, ids: str, keys: str) -> pa.Table:
         """Where it is written who stands behind a pseudonym."""
@@ -188,13 +186,3 @@ class Finder:
 def _as_number(table: Table, column: str) -> str:
     """The column as a number, null where it says none; bronze holds text."""
     return f"try_cast(nullif(trim({column}), '') as bigint)" if table.schema == "bronze" else column
-
-
-def _canonical(values: pa.ChunkedArray) -> set[str]:
-    return {number for value in values.to_pylist() if value is not None and (number := erased.canonical(str(value))) is not None}
-
-
-def _boolean(mask: object) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(mask, pa.bool_())

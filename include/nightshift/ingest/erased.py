@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from include.nightshift import durable, keys
-from include.nightshift.errors import ConfigurationError, LandingError
+from include.nightshift.errors import LandingError
 from include.nightshift.ingest import landing, places
 from include.nightshift.ingest.cut import cut
 from include.nightshift.lakehouse import records, tables
@@ -99,6 +99,10 @@ class Erased:
             mask |= self._by_tokens(rows["_text"], undecided, self.columns)
         return mask
 
+    def among(self, rows: pa.Table) -> pa.Table:
+        """The rows that are an erased person's."""
+        return rows.filter(_array(self.theirs(rows)))
+
     def _of(self, rows: pa.Table, kind: Kind) -> list[Column]:
         return [column for column in self.columns if column.kind == kind and column.name in rows.column_names]
 
@@ -142,9 +146,7 @@ def register(settings: Settings, request_id: str, values: Mapping[tuple[str, Kin
         ConfigurationError: as `known`.
         WriteConflictError: other writers won every attempt.
     """
-    checks = {record["key_check"] for record in records.read(settings, TABLE)}
-    # Never made anew once digests rest on it.
-    key = _key(settings, checks) if checks else keys.made(settings, keys.ERASURE)
+    key = _key(settings, {record["key_check"] for record in records.read(settings, TABLE)})
     new = {
         (name, kind, digest): {
             "request_id": request_id,
@@ -206,19 +208,28 @@ def rewrite(path: Path, feed: Feed, batch: str, numbers: Iterable[int]) -> None:
     Raises:
         LandingError: it is another file than the batch says, or cannot be written.
     """
-    where = f"bronze.{feed.name}: {path}"
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != batch:
-        raise LandingError(f"{where} was landed anew in this moment. Run it again")
+    left = without(path, feed, batch, numbers)
     try:
         with durable.placed(path) as temporary:
-            temporary.write_bytes(cut(path.name, content, feed, set(numbers)))
+            temporary.write_bytes(left)
             shutil.copystat(path, temporary)
     except OSError as error:
         raise LandingError(
-            f"{where} holds rows of an erased person and cannot be rewritten: {error}. It lies in the home, so it is ours: make it "
-            "writable, then run it again"
+            f"bronze.{feed.name}: {path} holds rows of an erased person and cannot be rewritten: {error}. It lies in the home, so it is "
+            "ours: make it writable, then run it again"
         ) from error
+
+
+def without(path: Path, feed: Feed, batch: str, numbers: Iterable[int]) -> bytes:
+    """What a landed file is without rows.
+
+    Raises:
+        LandingError: it is another file than the batch says.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != batch:
+        raise LandingError(f"bronze.{feed.name}: {path} was landed anew in this moment. Run it again")
+    return cut(path.name, content, feed, set(numbers))
 
 
 def events(rows: pa.Table, feed: Feed, mask: np.ndarray) -> set[str]:
@@ -226,7 +237,7 @@ def events(rows: pa.Table, feed: Feed, mask: np.ndarray) -> set[str]:
     import pyarrow.compute as pc
 
     own, others = rows[feed.key].filter(_array(mask)), rows[feed.key].filter(_array(~mask))
-    return _whole_numbers(pc.unique(own)) - _whole_numbers(others.filter(pc.is_in(others, pc.unique(own))))
+    return whole_numbers(pc.unique(own)) - whole_numbers(others.filter(pc.is_in(others, pc.unique(own))))
 
 
 def _remember_events(settings: Settings, feed: Feed, erased: Erased, rows: pa.Table, mask: np.ndarray) -> None:
@@ -235,24 +246,18 @@ def _remember_events(settings: Settings, feed: Feed, erased: Erased, rows: pa.Ta
         register(settings, LANDING, {(feed.key, KEY): events(rows, feed, mask)})
 
 
-def _whole_numbers(texts: Any) -> set[str]:
+def whole_numbers(texts: Any) -> set[str]:
+    """The canonical whole numbers among a column's values."""
     return {number for text in texts.to_pylist() if text is not None and (number := canonical(str(text))) is not None}
 
 
 def _key(settings: Settings, checks: set[str]) -> Key:
-    lost = (
+    """The key, made now if nobody was erased yet."""
+    advice = (
         "Persons who asked to be forgotten could come back, so nothing is ingested. Restore the key from your backup; if it is lost for "
         f"good, clear {TABLE} by hand, and have every erasure asked for again before the next night"
     )
-    try:
-        key = keys.held(settings, keys.ERASURE)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{TABLE} holds digests of erased persons, but their key cannot be read: {error}. {lost}") from error
-    if checks != {key.check}:
-        raise ConfigurationError(
-            f"{TABLE} holds digests made with the key {', '.join(sorted(checks))}, and {keys.ERASURE}.key is {key.check}. {lost}"
-        )
-    return key
+    return keys.agreed(settings, keys.ERASURE, checks, holds=f"{TABLE} holds digests of erased persons", advice=advice)
 
 
 def _digested(key: Key, name: str, digests: set[str]) -> Callable[[list[str]], list[bool]]:
