@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 from include.nightshift import keys
 from include.nightshift.erase import files, receipt, request, training
 from include.nightshift.erase.person import Finder, Person, concerned, holders
-from include.nightshift.erase.search import Searched, in_content, search
+from include.nightshift.erase.search import everywhere, in_table, search
 from include.nightshift.errors import ErasureError, NightshiftError
 from include.nightshift.ingest import batches, checks, erased
-from include.nightshift.lakehouse import barrier, log, pins, records, tables, vacuum
-from include.nightshift.lakehouse.files import Folder
+from include.nightshift.lakehouse import barrier, log, pins, records, storage, tables, vacuum
 from include.nightshift.lakehouse.purge import purge
 from include.nightshift.monitor import requests
 
@@ -193,7 +192,7 @@ class _Erasure:
         # The figures of small nights told of them too, and tell so in older versions.
         refigured = [tables.CONTRACT_RESULTS] if self.found.rows else []
         for table in (*self.tables, *refigured):
-            if table not in refigured and str(table) not in self.found.rows and not self._tells(table):
+            if table not in refigured and str(table) not in self.found.rows and not any(in_table(self.settings, table, self.person.wanted)):
                 continue
             live, held = log.version(self.settings, table), pins.held(self.settings, table, datetime.now(UTC).date())
             self.found.add_purged(
@@ -219,7 +218,8 @@ class _Erasure:
         """
         left = [f"{rows} rows of {table}" for table in self.tables if (rows := self.finder.addresses(table).num_rows)]
         left += [f"training extract {extract.run_id}" for extract in training.extracts(self.settings, self.person)]
-        searched = self._searched()
+        self._let_go()
+        searched = everywhere(self.settings, self.tables, self.person.wanted, skipping=request.paths(self.settings, self.asked.token))
         if left or searched.hits:
             places = [*left, *searched.hits]
             raise ErasureError(
@@ -244,14 +244,6 @@ class _Erasure:
                 self.found.retrain.append(filed["request_id"])
         self._keep()
 
-    def _searched(self) -> Searched:
-        """The home, and the tables where they lie elsewhere."""
-        self._let_go()
-        found = search(self.settings.home, self.person.wanted, skipping=request.paths(self.settings, self.asked.token))
-        if not log.location(self.settings, self.tables[0]).startswith(str(self.settings.home)):
-            found.hits += [hit for table in self.tables for hit in self._hits(table)]
-        return found
-
     def _let_go(self) -> None:
         """Wait for the server to drop what its last queries left on disk; the search tells if it does not."""
         deadline = time.monotonic() + PATIENCE
@@ -261,15 +253,6 @@ class _Erasure:
             if not search(self.settings.home / "metastore" / "scratch", self.person.wanted).hits:
                 return
             time.sleep(1)
-
-    def _tells(self, table: Table) -> bool:
-        """Whether any file of a table, of whatever version or of its log, tells of the person."""
-        return next(self._hits(table), None) is not None
-
-    def _hits(self, table: Table) -> Iterator[str]:
-        folder = Folder(self.settings, table)
-        for file in folder.files():
-            yield from in_content(f"{table}/{file.path}", folder.read(file.path), self.person.wanted)
 
     def _drain(self) -> None:
         with barrier.drained(self.settings):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from include.nightshift import usecase
 from include.nightshift.erase.search import Wanted
 from include.nightshift.ingest import erased, silver
-from include.nightshift.lakehouse import log, tables, writes
+from include.nightshift.lakehouse import storage, tables, writes
 from include.nightshift.lakehouse.session import literal, where
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Finder:
             # Said as values too: nights without them are then not read.
             same.append(where({"t.day": sorted(set(addresses["day"].to_pylist()))}))
         # By its path: by its name, Spark would also write the unchanged table to its catalog.
-        place = f"delta.`{log.location(self._settings, table)}`"
+        place = f"delta.`{storage.location(self._settings, table)}`"
         try:
             writes.retried(
                 lambda: self._session.sql(f"merge into {place} t using {view} d on {' and '.join(same)} when matched then delete"),

@@ -28,9 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from include.nightshift.lakehouse.files import Folder
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+    from include.nightshift.lakehouse.tables import Table
+    from include.nightshift.settings import Settings
 
 UNMISTAKABLE = 10**14
 """From here on a number is looked for in every byte: by chance it would stand there once in thousands of terabytes."""
@@ -113,6 +118,26 @@ def search(root: Path, wanted: Wanted, *, skipping: Collection[Path] = ()) -> Se
             found.bytes += len(content)
             found.hits += in_content(str(path.relative_to(root)), content, wanted, path=path)
     return found
+
+
+def everywhere(settings: Settings, tables: Iterable[Table], wanted: Wanted, *, skipping: Collection[Path] = ()) -> Searched:
+    """Look through the home, and through the tables where they lie elsewhere.
+
+    Raises:
+        OSError: something cannot be read.
+    """
+    found = search(settings.home, wanted, skipping=skipping)
+    # Links followed: one within the home that leads out of it was not.
+    if settings.on_s3 or not Path(settings.lakehouse_location).resolve().is_relative_to(settings.home.resolve()):
+        found.hits += [hit for table in tables for hit in in_table(settings, table, wanted)]
+    return found
+
+
+def in_table(settings: Settings, table: Table, wanted: Wanted) -> Iterator[str]:
+    """The places in a table's files, of whatever version or of its log, that tell of what is wanted."""
+    folder = Folder(settings, table)
+    for file in folder.files():
+        yield from in_content(f"{table}/{file.path}", folder.read(file.path), wanted)
 
 
 def in_content(name: str, content: bytes, wanted: Wanted, *, path: Path | None = None, depth: int = 0) -> list[str]:

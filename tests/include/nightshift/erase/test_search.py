@@ -17,8 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from deltalake import write_deltalake
 
-from include.nightshift.erase.search import DEPTH, Wanted, search
+from include.nightshift.erase.search import DEPTH, Wanted, everywhere, search
+from include.nightshift.ingest.pseudonyms import TABLE as PSEUDONYMS
+from include.nightshift.lakehouse import storage
+from include.nightshift.settings import Settings
 
 CARD, OTHER = 7_412_906_358_174_205_693, 7_412_906_358_174_205_694
 AMOUNT = Decimal("917354.28")
@@ -162,3 +166,22 @@ def test_what_is_to_be_skipped_and_links_are(tmp_path: Path) -> None:
     (tmp_path / "request").write_text(str(CARD))
     (tmp_path / "link").symlink_to(tmp_path / "request")
     assert search(tmp_path, WANTED, skipping=[tmp_path / "request"]).hits == []
+
+
+@pytest.mark.parametrize("place", ["home-lake", "home/linked", "far"])
+def test_tables_are_searched_wherever_they_lie(place: str, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "home/linked").symlink_to(tmp_path / "lake")
+    settings = Settings(home=tmp_path / "home", lakehouse=str(tmp_path / place))
+    write_deltalake(storage.location(settings, PSEUDONYMS), pa.table({"value": [str(CARD), str(OTHER)]}))
+    [*hits] = everywhere(settings, [PSEUDONYMS], WANTED).hits
+    assert {hit.rpartition("/")[0] for hit in hits} == {f"{PSEUDONYMS}", f"{PSEUDONYMS}/_delta_log"}
+
+
+def test_tables_within_the_home_are_searched_once(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    write_deltalake(storage.location(settings, PSEUDONYMS), pa.table({"value": [str(CARD)]}))
+    hits = everywhere(settings, [PSEUDONYMS], WANTED).hits
+    assert len(hits) == len(set(hits))
+    assert all(hit.startswith("lakehouse/") for hit in hits)
