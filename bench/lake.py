@@ -31,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from include.nightshift import ingest, usecase
 from include.nightshift.ingest import landing
-from include.nightshift.lakehouse import catalog, log, maintenance, tables, writes
+from include.nightshift.lakehouse import catalog, log, maintenance, storage, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.lakehouse.files import Folder
 from include.nightshift.lakehouse.tables import Table, TableColumn
@@ -217,7 +217,7 @@ def _timed_nights(session: SparkSession, settings: Settings, feeds: Iterable[ing
 
 def _replace_where(settings: Settings, frame: DataFrame, night: date) -> None:
     options = {"replaceWhere": f"day = date'{night}'"}
-    frame.coalesce(2).write.format("delta").mode("overwrite").options(**options).save(log.location(settings, SALES))
+    frame.coalesce(2).write.format("delta").mode("overwrite").options(**options).save(storage.location(settings, SALES))
 
 
 def _dropped(settings: Settings, name: str, first: date, nights: int, world: World) -> Settings:

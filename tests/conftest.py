@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from include.nightshift.errors import LakehouseError
-from include.nightshift.lakehouse import catalog, jars, log, tables
+from include.nightshift.lakehouse import catalog, jars, storage, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate import supervision
 from include.nightshift.operate.environment import environment
@@ -127,7 +127,7 @@ def records_home(tmp_path: Path) -> Settings:
 
     settings = Settings(home=tmp_path)
     for table in (*tables.SHARED, tables.alerts(USE_CASE)):
-        DeltaTable.create(log.location(settings, table), table.arrow([]).schema, partition_by=list(table.partition))
+        DeltaTable.create(storage.location(settings, table), table.arrow([]).schema, partition_by=list(table.partition))
     return settings
 
 

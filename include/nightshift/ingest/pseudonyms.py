@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from include.nightshift import keys, usecase
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import NightshiftError
-from include.nightshift.lakehouse import barrier, log, tables, writes
+from include.nightshift.lakehouse import barrier, log, storage, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _write(session: SparkSession, settings: Settings, rows: pa.Table, mode: str,
     """
     with writes.staged(session, settings, rows) as frame:
         options = {"txnAppId": _WRITERS, "txnVersion": str(turn)}
-        frame.write.format("delta").mode(mode).options(**options).save(log.location(settings, TABLE))
+        frame.write.format("delta").mode(mode).options(**options).save(storage.location(settings, TABLE))
 
 
 def _rows(key: Key, name: str, values: pa.Array) -> pa.Table:

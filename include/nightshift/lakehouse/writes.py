@@ -18,7 +18,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.nightshift.errors import ContractError, WriteConflictError
-from include.nightshift.lakehouse import log
+from include.nightshift.lakehouse import log, storage
 from include.nightshift.lakehouse.session import where
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def replace(
         mark = uuid.uuid4().hex
         # By its path: by its name, Spark would also write the unchanged table to its catalog.
         options = {"replaceWhere": predicate, "userMetadata": mark}
-        packed.write.format("delta").mode("overwrite").options(**options).save(log.location(settings, table))
+        packed.write.format("delta").mode("overwrite").options(**options).save(storage.location(settings, table))
         commit = log.committed(settings, table, mark)
         kept = sum(rows for night, rows in counts.items() if night not in set(nights))
         return Written(str(table), kept + commit.rows, True, commit.version, tuple(nights))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.nightshift.lakehouse import log, records, writes
+from include.nightshift.lakehouse import log, records, storage, writes
 from include.nightshift.lakehouse.tables import Table, TableColumn
 from include.nightshift.settings import Settings
 
@@ -49,7 +49,7 @@ class Kept:
             # Again, as every writer of records does: delta-rs refuses an append that a removal overtook.
             writes.retried(lambda: write_deltalake(log.opened(self.settings, self.table), made, mode="append"), str(self.table))
         else:
-            place = log.location(self.settings, self.table)
+            place = storage.location(self.settings, self.table)
             writes.in_memory(self.session, made).coalesce(1).write.format("delta").mode("append").save(place)
 
     def by_delta_rs(self, version: int | None = None) -> list[Row]:

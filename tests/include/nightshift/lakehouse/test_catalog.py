@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from include.nightshift.lakehouse import catalog, log, tables
+from include.nightshift.lakehouse import catalog, log, storage, tables
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.lakehouse.tables import Table, TableColumn
 from include.nightshift.operate.environment import environment
@@ -29,7 +29,7 @@ def test_a_table_that_the_catalog_lacks_is_entered_with_its_rows_and_history(
     from deltalake import write_deltalake
 
     found = Table(schema="ops", name="found", comment="One row per n.", columns=(TableColumn("n", "int", "A number."),), partition=())
-    write_deltalake(log.location(installation, found), found.arrow([{"n": 1}, {"n": 2}]))
+    write_deltalake(storage.location(installation, found), found.arrow([{"n": 1}, {"n": 2}]))
     monkeypatch.setattr(tables, "SHARED", (*tables.SHARED, found))
     try:
         assert catalog.create(session, installation) == ["ops.found"]

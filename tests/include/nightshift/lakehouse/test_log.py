@@ -9,7 +9,7 @@ import pytest
 from deltalake import CommitProperties, write_deltalake
 
 from include.nightshift.errors import LakehouseError
-from include.nightshift.lakehouse import log, records
+from include.nightshift.lakehouse import log, records, storage
 from include.nightshift.lakehouse.tables import NIGHTS, RETRAIN_REQUESTS
 from include.nightshift.settings import Settings
 
@@ -83,7 +83,7 @@ def test_a_version_that_is_not_there_is_said(records_home: Settings) -> None:
 
 
 def test_a_file_without_a_row_count_is_not_taken_for_empty(records_home: Settings) -> None:
-    path = log.location(records_home, NIGHTS)
+    path = storage.location(records_home, NIGHTS)
     write_deltalake(path, NIGHTS.arrow([{"day": FIRST, "stage": "features"}]), mode="append")
     [entry] = sorted((records_home.home / "lakehouse/ops/nights/_delta_log").glob("*1.json"))
     lines = entry.read_text().splitlines()

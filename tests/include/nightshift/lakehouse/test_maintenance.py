@@ -14,7 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from include.nightshift.errors import LakehouseError
-from include.nightshift.lakehouse import log, maintenance, pins, tables, vacuum, writes
+from include.nightshift.lakehouse import log, maintenance, pins, storage, tables, vacuum, writes
 from include.nightshift.lakehouse.files import Folder
 from include.nightshift.lakehouse.maintenance import Maintained
 from include.nightshift.settings import Settings
@@ -34,7 +34,7 @@ def maintain(kept: Kept, **how: Any) -> Maintained:
 
 
 def folder(kept: Kept) -> Path:
-    return Path(log.location(kept.settings, kept.table))
+    return Path(storage.location(kept.settings, kept.table))
 
 
 def file_bytes(kept: Kept, version: int) -> dict[str, str]:

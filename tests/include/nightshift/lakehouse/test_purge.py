@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.nightshift.errors import LakehouseError
-from include.nightshift.lakehouse import log, pins, purge
+from include.nightshift.lakehouse import log, pins, purge, storage
 from include.nightshift.lakehouse.files import Folder
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ NEXT = date(2008, 3, 2)
 
 
 def folder(kept: Kept) -> Path:
-    return Path(log.location(kept.settings, kept.table))
+    return Path(storage.location(kept.settings, kept.table))
 
 
 def readable(path: Path) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from include.nightshift.lakehouse import log, records, tables, writes
+from include.nightshift.lakehouse import log, records, storage, tables, writes
 from include.nightshift.lakehouse.tables import Table
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import UseCase
@@ -144,7 +144,7 @@ def readers(session: SparkSession, filled: Settings) -> Iterator[dict[str, Reade
 
     yield {
         "delta-rs": lambda table: log.opened(filled, table).to_pyarrow_table().to_pylist(),
-        "Polars": lambda table: polars.read_delta(log.location(filled, table)).to_dicts(),
+        "Polars": lambda table: polars.read_delta(storage.location(filled, table)).to_dicts(),
         "DuckDB": by_duckdb,
         "Spark": lambda table: session.table(str(table)).toArrow().to_pylist(),
         "JDBC": by_jdbc,

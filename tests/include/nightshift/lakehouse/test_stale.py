@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from include.nightshift.lakehouse import log, records, stale, tables
+from include.nightshift.lakehouse import log, records, stale, storage, tables
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import UseCase
 
@@ -20,7 +20,7 @@ def built(records_home: Settings, use_case: UseCase) -> Settings:
 
     for table, nights in {tables.features: (ONE, TWO, THREE), tables.scores: (TWO, THREE), tables.alerts: (TWO, THREE)}.items():
         wanted = table(use_case)
-        location = log.location(records_home, wanted)
+        location = storage.location(records_home, wanted)
         rows = wanted.arrow([{"day": night} for night in nights])
         if DeltaTable.is_deltatable(location):
             write_deltalake(location, rows, mode="append")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from deltalake import write_deltalake
 
-from include.nightshift.lakehouse import log, tables
+from include.nightshift.lakehouse import storage, tables
 from include.nightshift.operate import demo
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import UseCase
@@ -38,7 +38,7 @@ def test_what_cannot_be_told_is_refused_in_one_sentence(arguments: list[str], ad
 
 def test_a_home_with_nights_in_it_is_left_alone(home: Path, use_case: UseCase, capsys: pytest.CaptureFixture[str]) -> None:
     table = tables.silver(use_case.events)
-    path = log.location(Settings(home=home), table)
+    path = storage.location(Settings(home=home), table)
     write_deltalake(path, tables.NIGHTS.arrow([{"day": date(2026, 1, 5)}]), partition_by=["day"])
     assert demo.main([]) == 1
     assert "holds nights 2026-01-05..2026-01-05 already" in capsys.readouterr().err

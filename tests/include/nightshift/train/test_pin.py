@@ -9,7 +9,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from include.nightshift.errors import LakehouseError
 from include.nightshift.features import training_set
-from include.nightshift.lakehouse import log, pins, records, tables
+from include.nightshift.lakehouse import log, pins, records, storage, tables
 from include.nightshift.settings import Settings
 from include.nightshift.train import pin
 from include.nightshift.train.run import RUN, TrainingRun
@@ -25,8 +25,8 @@ def history(records_home: Settings) -> Settings:
     """An installation that has features of two months, and the last drop of verdicts; one row a night."""
     nights = [FIRST + timedelta(days=number) for number in range((AS_OF - FIRST).days + 1)]
     for table in READ:
-        DeltaTable.create(log.location(records_home, table), table.arrow([]).schema, partition_by=list(table.partition))
-        write_deltalake(log.location(records_home, table), table.arrow([{"day": night} for night in nights]), mode="append")
+        DeltaTable.create(storage.location(records_home, table), table.arrow([]).schema, partition_by=list(table.partition))
+        write_deltalake(storage.location(records_home, table), table.arrow([{"day": night} for night in nights]), mode="append")
     return records_home
 
 
