@@ -25,7 +25,7 @@ from include.nightshift.erase.person import Finder, Person, concerned, holders
 from include.nightshift.erase.search import everywhere, in_table, search
 from include.nightshift.errors import ErasureError, NightshiftError
 from include.nightshift.ingest import batches, checks, erased
-from include.nightshift.lakehouse import barrier, log, pins, records, storage, tables, vacuum
+from include.nightshift.lakehouse import barrier, log, pins, records, tables, vacuum
 from include.nightshift.lakehouse.purge import purge
 from include.nightshift.monitor import requests
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from include.nightshift.erase.receipt import Found
     from include.nightshift.erase.request import Request
     from include.nightshift.lakehouse.records import Record
-    from include.nightshift.lakehouse.tables import Table
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
 
