@@ -15,6 +15,7 @@ from include.nightshift.lakehouse.writes import Written, retried
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from deltalake import DeltaTable
 
     from include.nightshift.lakehouse.tables import Table
     from include.nightshift.settings import Settings
@@ -24,7 +25,9 @@ Record = dict[str, Any]
 
 def read(settings: Settings, table: Table, **values: Any) -> list[Record]:
     """The records that have these values (`column=value`, or `column=[values]`), in no particular order."""
-    return log.opened(settings, table).to_pyarrow_table(filters=_filters(values)).to_pylist()
+    return _held(
+        log.opened(settings, table), table, {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    )
 
 
 def replace(settings: Settings, table: Table, records: Iterable[Mapping[str, Any]], slice_: Mapping[str, Collection[Any]]) -> Written:
@@ -63,7 +66,7 @@ def _write(
 
     def attempt() -> Written:
         opened = log.opened(settings, table)
-        held = opened.to_pyarrow_table(filters=_filters(slice_)).to_pylist()
+        held = _held(opened, table, slice_)
         wanted = table.arrow(change(held))
         if _content(table, table.arrow(held)) == _content(table, wanted):
             return Written(str(table), wanted.num_rows, False, opened.version())
@@ -82,8 +85,16 @@ def _content(table: Table, records: pa.Table) -> list[str]:
     return sorted(map(repr, records.select(table.content).to_pylist()))
 
 
-def _filters(values: Mapping[str, Any]) -> list[tuple[str, str, Any]] | None:
-    return [(name, "in", value if isinstance(value, list) else [value]) for name, value in values.items()] or None
+def _held(opened: DeltaTable, table: Table, slice_: Mapping[str, Collection[Any]]) -> list[Record]:
+    """The records of the slice `column in (values) and …`."""
+    from pyarrow.parquet import filters_to_expression
+
+    if not all(slice_.values()):
+        return []
+    # Files are chosen by their partition before each is set up to be read: of a year of nights, that alone would take 0.3 s.
+    files = _predicate({name: values for name, values in slice_.items() if name in table.partition})
+    rows = filters_to_expression([(name, "in", values) for name, values in slice_.items()]) if slice_ else None
+    return opened.to_pyarrow_dataset(file_pruning_predicate=files or None).to_table(filter=rows).to_pylist()
 
 
 def _predicate(slice_: Mapping[str, Collection[Any]]) -> str:

@@ -37,6 +37,16 @@ def test_changed_records_replace_their_slice_and_no_other(records_home: Settings
         assert {(row["day"], row["stage"]) for row in records.read(records_home, NIGHTS)} >= {(NEXT, "features"), (NIGHT, "scores")}
 
 
+def test_records_are_found_by_any_column_and_no_value_finds_none(records_home: Settings) -> None:
+    records.replace(records_home, NIGHTS, [entry(), entry(NEXT, rows=7)], SLICE | {"day": [NIGHT, NEXT]})
+    asked: Record = {"day": NEXT, "stage": "features", "rows_in": [7, 8], "use_case": entry()["use_case"]}
+    for name, value in asked.items():
+        found = records.read(records_home, NIGHTS, **{name: value})
+        assert {row["day"] for row in found} == ({NEXT} if name in ("day", "rows_in") else {NIGHT, NEXT})
+        assert records.read(records_home, NIGHTS, **asked | {name: []}) == []
+    assert [row["rows_in"] for row in records.read(records_home, NIGHTS, **asked)] == [7]
+
+
 def test_records_that_can_be_read_once_survive_a_second_attempt(records_home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "retried", lambda attempt, table: (attempt(), attempt())[1])
     assert records.replace(records_home, NIGHTS, (held for held in [entry()]), SLICE).rows == 1
