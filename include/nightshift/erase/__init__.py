@@ -133,8 +133,9 @@ class _Erasure:
         events = tables.silver(self.use_case.events)
         self.found.add_rows(str(events), self.finder.addresses(events))
         nights = self.found.nights(str(events))
-        told = training.models(self.settings, self.use_cases, training.extracts(self.settings, self.person), nights)
-        for known in (receipt.known_models(self.settings, self.subject), told):
+        extracts = training.extracts(self.settings, self.person)
+        trained = training.models(self.settings, self.use_cases, extracts, nights)
+        for known in (receipt.known_models(self.settings, self.subject), trained):
             for name, versions in known.items():
                 # What an earlier run saw in an extract is not undone by the extract's having been cleared.
                 self.found.models[name] = versions | self.found.models.get(name, {})
