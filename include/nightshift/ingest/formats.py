@@ -256,19 +256,11 @@ def _object(text: bytes) -> tuple[dict[str, Any], str | None]:
             written = "".join(name + (_text(value) or "") for name, value in values.items())
             if "\x00" in written:
                 return {}, "no JSON object: a NUL byte"
-            if not _is_unicode(written):
+            if not _is_utf8(written.encode(errors="surrogatepass")):
                 return {}, "no JSON object: half of a surrogate pair"
     except (ValueError, RecursionError) as error:
         return {}, f"no JSON object: {'bytes that are no UTF-8' if isinstance(error, UnicodeDecodeError) else error}"
     return values, None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_tables_are_searched_wherever_they_lie(place: str, tmp_path: Path) -> No
     (tmp_path / "home/linked").symlink_to(tmp_path / "lake")
     settings = Settings(home=tmp_path / "home", lakehouse=str(tmp_path / place))
     write_deltalake(storage.location(settings, PSEUDONYMS), pa.table({"value": [str(CARD), str(OTHER)]}))
-    [*hits] = everywhere(settings, [PSEUDONYMS], WANTED).hits
+    hits = everywhere(settings, [PSEUDONYMS], WANTED).hits
     assert {hit.rpartition("/")[0] for hit in hits} == {f"{PSEUDONYMS}", f"{PSEUDONYMS}/_delta_log"}
 
 
