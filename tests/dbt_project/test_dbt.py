@@ -6,11 +6,13 @@ import re
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from pyspark.sql import SparkSession
 
-from include.nightshift.features import build
+from include.nightshift.features import project
 from include.nightshift.settings import Settings
+from include.nightshift.usecase import UseCase
 
-MODELS = build.PROJECT / "models"
+MODELS = project.PROJECT / "models"
 
 
 def test_every_model_is_described_with_its_grain() -> None:
@@ -24,6 +26,6 @@ def test_every_model_is_described_with_its_grain() -> None:
 
 
 @pytest.mark.lakehouse
-def test_the_three_row_unit_tests_pass(installation: Settings) -> None:
-    done = build.dbt(installation, ["test", "--select", "test_type:unit"])
-    assert [result.status for result in done.result.results] == ["pass"] * 3
+def test_the_three_row_unit_tests_pass(session: SparkSession, installation: Settings, use_case: UseCase) -> None:
+    done = project.dbt(session, installation, [use_case], ["test", "--select", "test_type:unit"])
+    assert [node.status for node in done] == ["pass"] * 3

@@ -17,7 +17,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from include.nightshift.errors import ContractError
-from include.nightshift.features import build
+from include.nightshift.features import build, project
 from include.nightshift.ingest import ingest
 from include.nightshift.lakehouse import tables
 from include.nightshift.lakehouse.session import rows
@@ -153,8 +153,8 @@ def test_the_world_of_the_test_holds_what_it_is_about() -> None:
 
 
 @pytest.mark.lakehouse
-def test_a_build_that_fails_says_what_dbt_said(installation: Settings) -> None:
-    with pytest.raises(ContractError, match=r"(?s)dbt build failed: card_fraud_features: .*no night"):
-        build.dbt(
-            installation, ["build", "--select", "card_fraud_features", "--vars", '{"first_night": "no night", "last_night": "no night"}']
+def test_a_build_that_fails_says_what_dbt_said(session: SparkSession, installation: Settings, use_case: UseCase) -> None:
+    with pytest.raises(ContractError, match=r"(?s)dbt build failed: card_fraud_history: .*no night"):
+        project.dbt(
+            session, installation, [use_case], ["build", "--select", "card_fraud_history"], first_night="no night", last_night="no night"
         )
