@@ -1,7 +1,7 @@
 """Build and test a night's features with dbt.
 
 **Fires** when both silver assets of the night are there. **Reads** `silver.<feed>`. **Writes**
-`gold.<use case>_features`, `ops.nights`; publishes the features asset.
+`gold.<use case>_features`, `ops.dbt_nodes` (also of a build that failed), `ops.nights`; publishes the features asset.
 
 **When it fails.** *A dbt test or model*: the message names the node; the night's features stay as they were. *Rows missing
 against silver*: a join loses or doubles rows; do not score this night before it is mended.

@@ -1,11 +1,21 @@
 """The only file under plugins/ that Airflow executes; the package beside it is imported, never executed (.airflowignore)."""
 
 from airflow.plugins_manager import AirflowPlugin
-from nightshift_airflow.links import MlflowRunLink
+from nightshift_airflow import ui
+from nightshift_airflow.links import DbtResultsLink, MlflowRunLink
 
 
 class NightshiftPlugin(AirflowPlugin):
     """Registers what Airflow cannot find by itself."""
 
     name = "nightshift"
-    operator_extra_links = [MlflowRunLink()]  # noqa: RUF012 - Airflow's own attribute
+    operator_extra_links = [MlflowRunLink(), DbtResultsLink()]  # noqa: RUF012 - Airflow's own attribute
+    fastapi_apps = [{"app": ui.serve, "url_prefix": "/nightshift", "name": "Nightshift"}]  # noqa: RUF012
+    external_views = [  # noqa: RUF012
+        {
+            "name": "dbt results",
+            "href": "/nightshift/dbt/{DAG_ID}/{RUN_ID}",
+            "destination": "dag_run",
+            "url_route": "dbt-results",
+        }
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.execution_time.xcom import XCom
 
@@ -14,3 +16,16 @@ class MlflowRunLink(BaseOperatorLink):
     def get_link(self, operator, *, ti_key):  # type: ignore[no-untyped-def]
         """The run's page, empty until the task has pushed it."""
         return XCom.get_value(ti_key=ti_key, key="mlflow_run_url") or ""
+
+
+class DbtResultsLink(BaseOperatorLink):
+    """From a task that builds features to what each model and test of dbt did."""
+
+    name = "dbt results"
+
+    def get_link(self, operator, *, ti_key):  # type: ignore[no-untyped-def]
+        """The page of `nightshift_airflow.ui` about the task's run."""
+        from airflow.sdk.configuration import conf
+
+        base = conf.get("api", "base_url", fallback="/").rstrip("/")
+        return f"{base}/nightshift/dbt/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable
 from include.nightshift.errors import ContractError
-from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.settings import ROOT
 
 if TYPE_CHECKING:
@@ -52,13 +51,22 @@ class Node:
     message: str
 
 
+class BuildError(ContractError):
+    """A dbt command failed: a model, or a test of what it built."""
+
+    def __init__(self, message: str, nodes: Sequence[Node]) -> None:
+        super().__init__(message)
+        self.nodes = tuple(nodes)
+        """What ran until then, and what was skipped because of it."""
+
+
 def dbt(session: SparkSession, settings: Settings, use_cases: Sequence[UseCase], arguments: Sequence[str], **variables: str) -> list[Node]:
     """Run a dbt command on the project; returns what each node did, in the order of their ends.
 
     Target, log and steps are in a folder of the call's own: two nights may build at once, and dbt locks nothing.
 
     Raises:
-        ContractError: it failed; the message holds dbt's own words for each failed node.
+        BuildError: it failed; the message holds dbt's own words for each failed node, and it carries all nodes.
     """
     with _invoked(session, settings, use_cases, arguments, variables) as result:
         return _nodes(result)
@@ -100,7 +108,7 @@ def compiled(session: SparkSession, settings: Settings, use_case: UseCase) -> Co
     """The models of the use case as they stand in the project, compiled once per version of it.
 
     Raises:
-        ContractError: dbt cannot compile them.
+        BuildError: dbt cannot compile them.
     """
     kept = settings.home / "dbt" / "compiled" / f"{use_case.name}-{version()[:16]}.json"
     if not kept.exists():
@@ -154,8 +162,9 @@ def _invoked(
             # dbt's Spark adapter turns ANSI mode off on the session it uses, and this process goes on with that session.
             session.conf.set("spark.sql.ansi.enabled", "true")
         if not result.success:
-            words = [f"{node.name}: {node.message}" for node in _nodes(result) if node.status in _FAILED]
-            raise ContractError(f"dbt {arguments[0]} failed: " + ("; ".join(words) or str(result.exception)))
+            nodes = _nodes(result)
+            words = [f"{node.name}: {node.message}" for node in nodes if node.status in _FAILED]
+            raise BuildError(f"dbt {arguments[0]} failed: " + ("; ".join(words) or str(result.exception)), nodes)
         yield result
 
 

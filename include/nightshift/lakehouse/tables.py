@@ -359,6 +359,24 @@ NIGHTS = Table(
         TableColumn("state", "string", "done, empty or skipped."),
     ),
 )
+DBT_NODES = Table(
+    schema="ops",
+    name="dbt_nodes",
+    comment="What dbt did when a night was last built, or failed to be. One row per night, use case and node.",
+    partition=("day", "use_case"),
+    columns=(
+        TableColumn("day", "date", "The last night that was built together."),
+        _USE_CASE,
+        TableColumn("first_night", "date", "The first of them: the same night, unless a range was built."),
+        TableColumn("node", "string", "The name of the model or test."),
+        TableColumn("kind", "string", "model or test."),
+        TableColumn("status", "string", "dbt's word: success, pass, warn, error, fail or skipped."),
+        TableColumn("seconds", "double", "How long it took.", clock=True),
+        TableColumn("rows", "bigint", "Rows that a model brought, or that a test found at fault; null where nobody counted."),
+        TableColumn("message", "string", "dbt's own words, cut where they are long."),
+        TableColumn("built_at", "timestamp", "When the build ended.", clock=True),
+    ),
+)
 TABLE_PINS = Table(
     schema="ops",
     name="table_pins",
@@ -476,6 +494,7 @@ SHARED = (
     APPROVALS,
     CHAMPION_HISTORY,
     NIGHTS,
+    DBT_NODES,
     BATCHES,
     CONTRACT_RESULTS,
     STALE_NIGHTS,

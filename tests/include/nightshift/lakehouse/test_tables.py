@@ -41,6 +41,8 @@ def test_a_content_hash_leaves_out_clocks_and_nothing_else(use_case: UseCase) ->
         "ops.retrain_requests.closed_at",
         "ops.gate_reports.judged_at",
         "ops.nights.seconds",
+        "ops.dbt_nodes.seconds",
+        "ops.dbt_nodes.built_at",
         "ops.batches.landed_at",
         "ops.batches.ingested_at",
         "ops.contract_results.judged_at",
