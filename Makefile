@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check up down status sql sources erase bench lint lock clean
+.PHONY: help setup demo test check up down status sql sources docs erase bench lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ sql: setup ## ask the lakehouse: make sql Q="select * from gold.card_fraud_alert
 sources: setup ## what each feed owes and how it kept that, as a page: <home>/reports/sources.html
 	@$(VENV)/python -m include.nightshift.operate.sources
 
+docs: setup ## what every model is and builds on, as a page: <home>/reports/dbt.html
+	@$(VENV)/python -m include.nightshift.features.docs
+
 erase: setup ## erase a person: reads the id from standard input and starts the run; see the runbook first
 	@$(VENV)/python -m include.nightshift.operate.erase $(ARGS)
 
@@ -44,7 +47,7 @@ bench: setup ## measure one figure: make bench NAME=...; without a name, lists t
 	@$(VENV)/python -m bench.$(NAME) $(ARGS)
 
 lint: setup ## style and types, without tests
-	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy
+	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy && $(VENV)/sqlfluff lint --nocolor --disable-progress-bar dbt_project/models
 
 lock: setup ## write requirements.lock anew from requirements.txt
 	@$(VENV)/python -m uv pip compile --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --quiet requirements.txt -o requirements.lock

@@ -219,7 +219,7 @@ def test_commit_hooks_run_the_linters_of_the_environment() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [repo["repo"] for repo in hooks] == ["local"]
     programs = {hook["entry"].split()[0] for hook in hooks[0]["hooks"]}
-    assert programs == {".venv/bin/ruff", ".venv/bin/mypy"}
+    assert programs == {".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/sqlfluff"}
 
 
 def test_the_licence_is_the_one_that_the_project_names() -> None:
