@@ -2,7 +2,8 @@
   nightly: replace the nights `first_night..last_night` of a table in one commit; equal content commits nothing.
 
   The table itself (types, comments, properties) is made by the platform, so that its columns are described once.
-  Unlike dbt's incremental `insert_overwrite`, a rerun with equal content leaves the table's version alone.
+  Unlike dbt's incremental `insert_overwrite`, a rerun with equal content leaves the table's version alone. A full refresh is the same
+  act over all nights. A column that the table has and the model brings no more is null.
 #}
 {% materialization nightly, adapter='spark' %}
   {%- set nights = "day between date'" ~ var('first_night') ~ "' and date'" ~ var('last_night') ~ "'" -%}
@@ -12,11 +13,18 @@
   {%- endif -%}
   {%- set built = this.identifier ~ '__built' -%}
 
+  {%- if config.get('contract').enforced -%} {{ get_assert_columns_equivalent(sql) }} {%- endif -%}
+  {%- set brought = get_columns_in_query(sql) -%}
+
   {{ run_hooks(pre_hooks) }}
 
   {% call statement('built') %}
     create or replace temporary view {{ built }} as
-    select {{ columns | join(', ') }} from (
+    select
+      {%- for column in columns %}
+      {{ '' if column in brought else 'null as ' }}{{ column }}{{ ',' if not loop.last }}
+      {%- endfor %}
+    from (
     {{ sql }}
     )
     where {{ nights }}

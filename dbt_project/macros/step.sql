@@ -26,7 +26,9 @@
 {# A step lives in the session, not in a schema. #}
 {% macro ref(model_name) %}
   {%- set relation = builtins.ref(model_name) -%}
-  {%- if execute and graph.nodes['model.' ~ project_name ~ '.' ~ model_name].config.materialized == 'step' -%}
+  {#- A unit test has no graph: there each input is rows of the test's own. -#}
+  {%- set node = (graph.nodes or {}).get('model.' ~ project_name ~ '.' ~ model_name) if execute -%}
+  {%- if node and node.config.materialized == 'step' -%}
     {%- set relation = relation.include(schema=false) -%}
   {%- endif -%}
   {{ return(relation) }}

@@ -157,8 +157,14 @@ class Feature:
 
     name: str
     comment: str
+    owner: str = ""
+    """Who answers for it."""
     calendar: bool = False
     """A function of the date alone: it moves with every week, so no drift is measured of it."""
+    cost_seconds: float | None = None
+    """What its model takes for a million rows, shared with the other features of that model; None until `bench/ablation.py` measured it."""
+    benefit: float | None = None
+    """Average precision that is lost without it; None until measured."""
 
     def __post_init__(self) -> None:
         _check_name("feature", self.name)

@@ -11,6 +11,7 @@ summed as (
         {{ sum_over('cents', 'customer_id', n) }} as cents_{{ n }}d
         {%- endfor %}
     from {{ ref('card_fraud_history') }}
+    where is_in_windows
 
 ),
 

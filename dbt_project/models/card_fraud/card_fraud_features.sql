@@ -10,19 +10,31 @@ events as (
 
 customers as (
 
-    select * from {{ ref('card_fraud_customers') }}
+    select * from {{ ref('card_fraud_customer_windows') }}
 
 ),
 
 terminals as (
 
-    select * from {{ ref('card_fraud_terminals') }}
+    select * from {{ ref('card_fraud_terminal_windows') }}
 
 ),
 
-reported as (
+frauds as (
 
-    select * from {{ ref('card_fraud_reported') }}
+    select * from {{ ref('card_fraud_terminal_frauds') }}
+
+),
+
+habits as (
+
+    select * from {{ ref('card_fraud_customer_habits') }}
+
+),
+
+record as (
+
+    select * from {{ ref('card_fraud_terminal_record') }}
 
 ),
 
@@ -46,15 +58,31 @@ features as (
         cast(customers.count_{{ n }}d as double) as customer_count_{{ n }}d,
         customers.cents_{{ n }}d / 100d / customers.count_{{ n }}d as customer_mean_{{ n }}d,
         cast(terminals.count_{{ n }}d as double) as terminal_count_{{ n }}d,
-        coalesce(reported.frauds_{{ n }}d / nullif(cast(terminals.count_{{ n }}d as double), 0d), 0d) as terminal_risk_{{ n }}d
+        coalesce(frauds.frauds_{{ n }}d / nullif(cast(terminals.count_{{ n }}d as double), 0d), 0d) as terminal_risk_{{ n }}d
         {%- endfor %},
+
+        -- the customer's habits
+        habits.amount_to_median as customer_amount_to_median,
+        habits.amount_deviation as customer_amount_deviation,
+        habits.amount_spread as customer_amount_spread,
+        habits.outliers_7d as customer_outliers_7d,
+        habits.days_since_first_outlier as customer_days_since_first_outlier,
+        habits.largest_to_median_7d as customer_largest_to_median_7d,
+
+        -- the terminal's record
+        record.days_since_fraud as terminal_days_since_fraud,
+        record.days_since_genuine as terminal_days_since_genuine,
+        record.ordinary_frauds_in_row as terminal_ordinary_frauds_in_row,
+        record.days_ordinary_frauds_in_row as terminal_days_ordinary_frauds_in_row,
 
         events.known_at
 
     from events
     inner join customers on events.transaction_id = customers.transaction_id
     inner join terminals on events.transaction_id = terminals.transaction_id
-    left join reported on events.transaction_id = reported.transaction_id
+    left join frauds on events.transaction_id = frauds.transaction_id
+    inner join habits on events.transaction_id = habits.transaction_id
+    inner join record on events.transaction_id = record.transaction_id
 
 )
 

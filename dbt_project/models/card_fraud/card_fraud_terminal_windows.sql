@@ -10,6 +10,7 @@ summed as (
         {{ sum_over('1', 'terminal_id', n, delay=7) }} as count_{{ n }}d
         {%- endfor %}
     from {{ ref('card_fraud_history') }}
+    where is_in_windows
 
 ),
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,11 @@ def world(seed: int = 3) -> tuple[list[Event], list[Judged]]:
     return events, verdicts
 
 
-def reference(events: list[Event], verdicts: list[Judged], event: Event) -> dict[str, float]:
+def reference(events: list[Event], verdicts: list[Judged], event: Event) -> dict[str, float | None]:
     """The features of one event, read off the definition (architecture: every row has two clocks)."""
     known = [e for e in events if e.night <= event.night and e.at <= event.at]
     frauds = {v.event for v in verdicts if v.fraud and v.night <= event.night and v.reported <= event.at}
-    features = {
+    features: dict[str, float | None] = {
         "tx_amount": event.cents / 100,
         "is_weekend": float(event.at.weekday() >= 5),
         "is_night": float(event.at.hour <= 6),
@@ -90,7 +91,64 @@ def reference(events: list[Event], verdicts: list[Judged], event: Event) -> dict
         features[f"customer_mean_{days}d"] = sum(e.cents for e in own) / 100 / len(own)
         features[f"terminal_count_{days}d"] = float(len(there))
         features[f"terminal_risk_{days}d"] = sum(e.id in frauds for e in there) / len(there) if there else 0.0
-    return features
+    habits = {f"customer_{name}": value for name, value in customer_habits(events, event).items()}
+    record = {f"terminal_{name}": value for name, value in terminal_record(events, verdicts, event).items()}
+    return features | habits | record
+
+
+def customer_habits(events: list[Event], event: Event) -> dict[str, float | None]:
+    """In whole fractions until the end, so that the figure is the nearest double to the true one."""
+    others = [
+        e
+        for e in events
+        if e.customer == event.customer and e is not event and e.night <= event.night and event.at - 30 * DAY < e.at <= event.at
+    ]
+    names = ("amount_to_median", "amount_deviation", "amount_spread", "outliers_7d", "days_since_first_outlier", "largest_to_median_7d")
+    habits: dict[str, float | None] = dict.fromkeys(names)
+    middle = quantile([e.cents for e in others], Fraction(1, 2)) if others else Fraction(0)
+    if not middle:
+        return habits
+    habits["amount_to_median"] = float(event.cents / middle)
+    if len(others) >= 3:
+        deviation = quantile([abs(e.cents - middle) for e in others], Fraction(1, 2))
+        spread = quantile([e.cents for e in others], Fraction(3, 4)) - quantile([e.cents for e in others], Fraction(1, 4))
+        habits["amount_deviation"] = float((event.cents - middle) / deviation) if deviation else None
+        habits["amount_spread"] = float((event.cents - middle) / spread) if spread else None
+    week = [e for e in others if e.at > event.at - 7 * DAY]
+    outliers = [e.at for e in others if e.cents > 3 * middle]
+    habits["outliers_7d"] = float(sum(e.cents > 3 * middle for e in week))
+    habits["days_since_first_outlier"] = (event.at - min(outliers)) / DAY if outliers else None
+    habits["largest_to_median_7d"] = float(max((e.cents for e in week), default=0) / middle)
+    return habits
+
+
+def terminal_record(events: list[Event], verdicts: list[Judged], event: Event) -> dict[str, float | None]:
+    by_id = {e.id: e for e in events}
+    known = []
+    for v in verdicts:
+        of = by_id[v.event]
+        reported = max(v.reported, of.at)
+        if of.terminal == event.terminal and of.at > event.at - 37 * DAY and reported <= event.at and max(v.night, of.night) <= event.night:
+            ratio = customer_habits(events, of)["amount_to_median"]
+            known.append((reported, v.fraud, v.fraud and (ratio is None or ratio < 2)))
+    genuine = [reported for reported, fraud, _ in known if not fraud]
+    frauds = [reported for reported, fraud, _ in known if fraud]
+    in_row = [reported for reported, _, ordinary in known if ordinary and (not genuine or reported > max(genuine))]
+    return {
+        "days_since_fraud": (event.at - max(frauds)) / DAY if frauds else None,
+        "days_since_genuine": (event.at - max(genuine)) / DAY if genuine else None,
+        "ordinary_frauds_in_row": float(len(in_row)) if known else None,
+        "days_ordinary_frauds_in_row": (event.at - min(in_row)) / DAY if in_row else None,
+    }
+
+
+def quantile(values: Sequence[int | Fraction], share: Fraction) -> Fraction:
+    """Hyndman and Fan's definition 7."""
+    ordered = sorted(map(Fraction, values))
+    place = (len(ordered) - 1) * share
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def built(session: SparkSession, use_case: UseCase, first: date, last: date) -> dict[int, dict[str, Any]]:
@@ -138,7 +196,11 @@ def test_the_world_of_the_test_holds_what_it_is_about() -> None:
     events, verdicts = world()
     by_id = {e.id: e for e in events}
     values = [reference(events, verdicts, e) for e in events]
-    assert sum(0 < value["terminal_risk_7d"] < 1 for value in values) > 30
+    assert sum(0 < (value["terminal_risk_7d"] or 0) < 1 for value in values) > 30
+    for name in values[0]:
+        assert len({value[name] for value in values}) > 1, f"{name} is always the same"
+    assert sum(value["terminal_ordinary_frauds_in_row"] == 2 for value in values) > 5
+    assert sum(value["customer_amount_spread"] is None for value in values) > 5
     assert sum(e.night > e.at.date() for e in events) > 100
     assert sum(v.night > v.reported.date() for v in verdicts) > 50
     assert sum(v.reported == by_id[v.event].at + 7 * DAY for v in verdicts) > 50

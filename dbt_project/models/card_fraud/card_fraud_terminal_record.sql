@@ -1,0 +1,46 @@
+-- What was known of the terminal's transactions: how long ago the last fraud and the last genuine one, how many frauds in a row, and
+-- which of them were no outliers for their customers.
+with
+
+verdicts as (
+
+    select
+        verdicts.terminal_id,
+        verdicts.transaction_id,
+        verdicts.reported as at,
+        verdicts.happened,
+        verdicts.day,
+        verdicts.is_fraud,
+        coalesce(habits.amount_to_median < 2, true) as is_ordinary
+    from {{ ref('card_fraud_verdicts') }} as verdicts
+    left join {{ ref('card_fraud_customer_habits') }} as habits
+        on
+            verdicts.transaction_id = habits.transaction_id
+            and verdicts.is_fraud
+
+),
+
+events as (
+
+    select
+        terminal_id,
+        transaction_id,
+        at,
+        at as happened,
+        day,
+        cast(null as boolean) as is_fraud,
+        false as is_ordinary
+    from {{ ref('card_fraud_events') }}
+
+),
+
+known as (
+
+    select * from verdicts
+    union all
+    select * from events
+
+)
+
+select *
+from terminal_verdicts(table(select * from known distribute by terminal_id sort by terminal_id, at))

@@ -1,0 +1,153 @@
+"""A customer's habits: what an amount is beside the customer's other amounts of the last thirty days.
+
+Of a transaction at time t in night D, the others are the customer's transactions in (t - 30 days, t] that came with D or an earlier
+night, the transaction itself left out. Amounts are whole cents and quantiles are those of Hyndman and Fan's definition 7 ("Sample
+quantiles in statistical packages", The American Statistician 50(4), 1996), so that every figure is a ratio of two integers: the same
+on every machine, however the rows were parted. The median absolute deviation is Hampel's ("The influence curve and its role in robust
+estimation", JASA 69, 1974), not scaled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DAY = 86_400_000_000
+"""In microseconds, the unit of `at`."""
+
+COLUMNS = (
+    "amount_to_median",
+    "amount_deviation",
+    "amount_spread",
+    "outliers_7d",
+    "days_since_first_outlier",
+    "largest_to_median_7d",
+)
+RETURNS = "transaction_id bigint, " + ", ".join(f"{name} double" for name in COLUMNS)
+
+OUTLIER = 3
+"""An outlier is above so many medians."""
+FEWEST = 3
+"""With fewer others there is a median, but no measure of spread."""
+
+
+def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
+    """The habits at each transaction that is asked about.
+
+    Args:
+        rows: `transaction_id`, `at` (microseconds since 1970), `day`, `cents`, `is_asked`, by customer and `at`.
+        starts: where each customer begins.
+
+    Returns:
+        A row per transaction asked about; null where a figure is not defined (no others, or no spread among them).
+    """
+    import pyarrow as pa
+
+    asked = rows.column("is_asked").to_numpy(zero_copy_only=False)
+    at, cents = (rows.column(name).to_numpy() for name in ("at", "cents"))
+    day = rows.column("day").cast(pa.int32()).to_numpy()
+    figures = _scan(starts, at, day, cents, asked)
+    columns = {name: pa.array(figures[:, place], from_pandas=True) for place, name in enumerate(COLUMNS)}
+    return pa.table({"transaction_id": rows.column("transaction_id").filter(pa.array(asked)), **columns})
+
+
+@numba.njit(cache=True)
+def _scan(starts: np.ndarray, at: np.ndarray, day: np.ndarray, cents: np.ndarray, asked: np.ndarray) -> Any:
+    """(transactions asked about, COLUMNS); NaN where a figure is not defined."""
+    figures = np.full((int(asked.sum()), 6), np.nan)
+    others = np.empty(1024, np.int64)
+    place = 0
+    for group in range(len(starts) - 1):
+        begin, end = starts[group], starts[group + 1]
+        if end - begin > len(others):
+            others = np.empty(2 * (end - begin), np.int64)
+        low = high = begin
+        for row in range(begin, end):
+            while high < end and at[high] <= at[row]:
+                high += 1
+            while at[low] <= at[row] - 30 * DAY:
+                low += 1
+            if not asked[row]:
+                continue
+            count = 0
+            for other in range(low, high):
+                if other != row and day[other] <= day[row]:
+                    others[count] = cents[other]
+                    count += 1
+            if count:
+                _judge(figures[place], others[:count], row, low, high, at, day, cents)
+            place += 1
+    return figures
+
+
+@numba.njit(cache=True)
+def _judge(
+    figures: np.ndarray, others: np.ndarray, row: int, low: int, high: int, at: np.ndarray, day: np.ndarray, cents: np.ndarray
+) -> None:
+    """One transaction's figures, from the amounts of the others (which are sorted in place)."""
+    others.sort()
+    median_2 = others[(len(others) - 1) // 2] + others[len(others) // 2]
+    if median_2 <= 0:
+        return
+    figures[0] = 2 * cents[row] / median_2
+    if len(others) >= FEWEST:
+        _spread(figures, others, 2 * cents[row] - median_2, median_2)
+    outliers = largest = 0
+    first = -1
+    for other in range(low, high):
+        if other == row or day[other] > day[row]:
+            continue
+        recent = at[other] > at[row] - 7 * DAY
+        outlier = 2 * cents[other] > OUTLIER * median_2
+        largest = max(largest, recent * cents[other])
+        outliers += outlier and recent
+        if outlier and first < 0:
+            first = at[other]
+    figures[3] = outliers
+    if first >= 0:
+        figures[4] = (at[row] - first) / DAY
+    figures[5] = 2 * largest / median_2
+
+
+@numba.njit(cache=True)
+def _spread(figures: np.ndarray, ordered: np.ndarray, above_2: int, median_2: int) -> None:
+    """How far the amount lies above the median (twice that is `above_2`), in units of the others' own spread."""
+    deviation_4 = _deviation_4(ordered, median_2)
+    if deviation_4 > 0:
+        figures[1] = 2 * above_2 / deviation_4
+    range_4 = _quartile_4(ordered, 3) - _quartile_4(ordered, 1)
+    if range_4 > 0:
+        figures[2] = 2 * above_2 / range_4
+
+
+@numba.njit(cache=True)
+def _quartile_4(ordered: np.ndarray, quarter: int) -> int:
+    """Four times the quartile of ordered integers, itself an integer."""
+    place = (len(ordered) - 1) * quarter
+    below, part = place // 4, place % 4
+    return ordered[below] * 4 if part == 0 else ordered[below] * (4 - part) + ordered[below + 1] * part
+
+
+@numba.njit(cache=True)
+def _deviation_4(ordered: np.ndarray, median_2: int) -> int:
+    """Four times the median absolute deviation of ordered integers from their median.
+
+    Distances grow from the median outwards to both sides, so the middle ones are found by walking outwards half as many steps.
+    """
+    count = len(ordered)
+    left, right = count // 2 - 1, count // 2
+    before = now = 0
+    for _ in range(count // 2 + 1):
+        before = now
+        if left >= 0 and (right >= count or median_2 - 2 * ordered[left] <= 2 * ordered[right] - median_2):
+            now = median_2 - 2 * ordered[left]
+            left -= 1
+        else:
+            now = 2 * ordered[right] - median_2
+            right += 1
+    return 2 * now if count % 2 else before + now
