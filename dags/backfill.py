@@ -20,7 +20,7 @@ from nightshift_airflow.operators.features import FeaturesOperator
 from nightshift_airflow.operators.ingest import ConsistencyOperator, IngestOperator, PullOperator
 from nightshift_airflow.operators.monitor import ReportOperator, WatchOperator
 from nightshift_airflow.operators.night import RANGE
-from nightshift_airflow.operators.score import AlertsOperator, ScoreOperator
+from nightshift_airflow.operators.score import AlertsOperator, ParityOperator, ScoreOperator
 
 from include.nightshift import settings, usecase
 from include.nightshift.usecase import UseCase
@@ -49,10 +49,11 @@ def backfill(use_case: UseCase) -> None:
         consistency = ConsistencyOperator(task_id="consistency", **nights)
         features = FeaturesOperator(task_id="features", **nights)
         scores = ScoreOperator(task_id="scores", **nights)
+        parity = ParityOperator(task_id="parity", **nights)
         alerts = AlertsOperator(task_id="alerts", scores_task_id="scores", **nights)
         watch = WatchOperator(task_id="watch", **nights)
         report = ReportOperator(task_id="report", **nights)
-        feeds >> consistency >> features >> scores >> alerts >> watch >> report
+        feeds >> consistency >> features >> scores >> parity >> alerts >> watch >> report
         start >> [features, scores]
 
 

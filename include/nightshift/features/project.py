@@ -105,11 +105,12 @@ class Compiled:
 
 
 def compiled(session: SparkSession, settings: Settings, use_case: UseCase) -> Compiled:
-    """The models of the use case as they stand in the project, compiled once per version of it.
+    """The models of the use case as they stand in the project, compiled once per version of it; the session can run them.
 
     Raises:
         BuildError: dbt cannot compile them.
     """
+    prepare(session, [use_case])
     kept = settings.home / "dbt" / "compiled" / f"{use_case.name}-{version()[:16]}.json"
     if not kept.exists():
         placeholders = {end: f"{{{end}}}" for end in _ENDS}

@@ -447,6 +447,24 @@ STALE_NIGHTS = Table(
     ),
 )
 
+PARITY = Table(
+    schema="ops",
+    name="parity",
+    comment="Whether scored rows are what silver says: a sample, computed anew from silver alone. One row per night and use case.",
+    columns=(
+        _DAY,
+        _USE_CASE,
+        TableColumn("rows", "bigint", "Scored rows that were computed anew."),
+        TableColumn("differences", "bigint", "Rows among them of which a feature or the score is another."),
+        TableColumn(
+            "sample",
+            "string",
+            "JSON: by column that differs, in how many rows, and by how much at most; no row is named, because rows are persons'.",
+        ),
+        TableColumn("checked_at", "timestamp", "When it was checked.", clock=True),
+    ),
+)
+
 ERASED_KEYS = Table(
     schema="ops",
     name="erased_keys",
@@ -494,6 +512,7 @@ SHARED = (
     APPROVALS,
     CHAMPION_HISTORY,
     NIGHTS,
+    PARITY,
     DBT_NODES,
     BATCHES,
     CONTRACT_RESULTS,

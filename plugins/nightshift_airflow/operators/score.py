@@ -1,11 +1,11 @@
-"""Score: the champion's scores and the morning's list."""
+"""Score: the champion's scores, whether they rest on what silver says, and the morning's list."""
 
 from __future__ import annotations
 
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from nightshift_airflow.operators.night import NightOperator, by_night
 
@@ -35,6 +35,27 @@ class ScoreOperator(NightOperator):
         ledger.record(settings, use_case, [ledger.Entry(night, "scores", rows, rows, 0, seconds) for night, rows in scored.rows.items()])
         models = {night.isoformat(): version for night, version in scored.models.items()}
         return {"rows": by_night(scored.rows), "models": models, "version": scored.version, "seconds": scored.seconds}
+
+
+class ParityOperator(NightOperator):
+    """Computes a sample of the nights' scored rows anew from silver; a difference ends the run before anything is published."""
+
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.features import parity
+        from include.nightshift.lakehouse.session import connect
+
+        verdicts = parity.check(connect(settings), settings, use_case, nights)
+        failed = [verdict for verdict in verdicts if not verdict.passed]
+        if failed:
+            first = failed[0]
+            # Not retried: the same rows would be compared again.
+            raise AirflowFailException(
+                f"night {first.night}: {first.different} of {first.rows} scored rows are not what silver gives ({'; '.join(first.reasons)})"
+                + (f", and {len(failed) - 1} more nights" if len(failed) > 1 else "")
+                + f". Nothing was published: yesterday's list stands. Build {use_case.name}_features of that night again and score it; "
+                "if it stays, something writes to the features that should not (ops.parity tells the columns)"
+            )
+        return {"rows": sum(verdict.rows for verdict in verdicts), "differences": 0}
 
 
 class AlertsOperator(NightOperator):

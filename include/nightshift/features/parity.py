@@ -1,0 +1,154 @@
+"""Parity: a sample of each night's scored rows is computed anew, from silver alone, and must be the same to the last bit.
+
+Between features and scores lie a table that could be written to, nights that changed since, code that changed since, and functions that
+run elsewhere. Whatever it was, a list must not be published on figures that silver does not give.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from include.nightshift.features import project
+from include.nightshift.lakehouse import records, tables, writes
+from include.nightshift.lakehouse.session import where
+from include.nightshift.promote import registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
+
+    from include.nightshift.settings import Settings
+    from include.nightshift.usecase import UseCase
+
+SAMPLE = 500
+"""Rows of a night that are computed anew."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one column of the sample differs from what silver gives."""
+
+    column: str
+    """A feature, or score."""
+    rows: int
+    largest: float | None
+    """The largest difference; None where one side is null in all of these rows."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The verdict on one night."""
+
+    night: date
+    rows: int
+    """Scored rows that were computed anew."""
+    different: int
+    """Rows among them that differ in any column."""
+    columns: tuple[Difference, ...] = field(default=())
+
+    @property
+    def passed(self) -> bool:
+        return self.different == 0
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(
+            f"{column.column} differs in {column.rows} of {self.rows} rows"
+            + ("" if column.largest is None else f", by {column.largest:g} at most")
+            for column in self.columns
+        )
+
+
+def check(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> list[Parity]:
+    """Compute a sample of the nights' scored rows anew and compare; writes `ops.parity`. Nights that nobody scored have no verdict.
+
+    Raises:
+        BuildError: dbt cannot compile the models.
+        RegistryError: a champion's model cannot be had.
+    """
+    scored = session.sql(_sample(use_case, nights)).toArrow()
+    verdicts = []
+    if scored.num_rows:
+        anew = _anew(session, settings, use_case, sorted(set(scored.column("day").to_pylist())), scored)
+        verdicts = _judged(settings, use_case, scored, anew)
+    now = datetime.now(UTC)
+    told = [
+        {
+            "day": verdict.night,
+            "use_case": use_case.name,
+            "rows": verdict.rows,
+            "differences": verdict.different,
+            "sample": json.dumps([vars(column) for column in verdict.columns]),
+            "checked_at": now,
+        }
+        for verdict in verdicts
+    ]
+    records.replace(settings, tables.PARITY, told, {"day": sorted(nights), "use_case": [use_case.name]})
+    return verdicts
+
+
+def _sample(use_case: UseCase, nights: Sequence[date]) -> str:
+    """Scored rows with the features that lie beside them, some of each night, the same ones each time."""
+    key = use_case.events.key
+    columns = ", ".join(f"f.{name}" for name in use_case.feature_names)
+    return f"""
+with sampled as (
+  select day, {key}, score, model_version from {tables.scores(use_case)}
+  where role = 'champion' and {where({"day": nights})}
+  qualify row_number() over (partition by day order by xxhash64({key}, day), {key}) <= {SAMPLE}
+)
+select s.day, s.{key}, s.score, s.model_version, {columns}
+from sampled s left join {tables.features(use_case)} f on f.{key} = s.{key} and f.day = s.day and f.{where({"day": nights})}
+order by s.{key}
+"""
+
+
+def _anew(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date], scored: pa.Table) -> pa.Table:
+    """The same rows' features from silver, in the order of the key; null where silver gives no such row."""
+    key = use_case.events.key
+    models = project.compiled(session, settings, use_case)
+    with models.over(session, settings, nights, {}) as frame:
+        asked = writes.in_memory(session, scored.select([key]))
+        return asked.join(frame.select(key, *use_case.feature_names), key, "left").orderBy(key).toArrow()
+
+
+def _judged(settings: Settings, use_case: UseCase, scored: pa.Table, anew: pa.Table) -> list[Parity]:
+    import numpy as np
+
+    from include.nightshift.train import trees
+
+    names = use_case.feature_names
+    held, fresh = (_matrix(table, names) for table in (scored, anew))
+    versions = scored.column("model_version").to_numpy(zero_copy_only=False)
+    score = np.full(len(versions), np.nan)
+    for version in np.unique(versions):
+        booster = trees.load_booster(registry.local_copy(settings, use_case, str(version)) / "model.ubj")
+        score[versions == version] = trees.predict(booster, fresh[versions == version], names)
+    held = np.column_stack([held, scored.column("score").to_numpy()])
+    fresh = np.column_stack([fresh, score])
+    differs = ~((held == fresh) | (np.isnan(held) & np.isnan(fresh)))
+    days = np.array(scored.column("day").to_pylist())
+    return [_verdict(night, (*names, "score"), *(part[days == night] for part in (differs, held, fresh))) for night in sorted(set(days))]
+
+
+def _verdict(night: date, names: Sequence[str], differs: np.ndarray, held: np.ndarray, fresh: np.ndarray) -> Parity:
+    columns = []
+    for place, name in enumerate(names):
+        rows = differs[:, place]
+        if not rows.any():
+            continue
+        apart = abs(held[rows, place] - fresh[rows, place])
+        known = apart[apart == apart]
+        columns.append(Difference(name, int(rows.sum()), float(known.max()) if len(known) else None))
+    return Parity(night, len(differs), int(differs.any(axis=1).sum()), tuple(columns))
+
+
+def _matrix(table: pa.Table, names: Sequence[str]) -> Any:
+    import numpy as np
+
+    return np.column_stack([table.column(name).to_numpy() for name in names])
