@@ -26,6 +26,9 @@ ERASURE = "erasure"
 PSEUDONYM = "pseudonym"
 """Digests that stand for persons in the tables of analysts."""
 
+SUBJECT = "subject"
+"""Digests of whose rows are in a training set, so that this can be told when the rows are gone."""
+
 SIZE = 32
 _CHECK = "check"
 

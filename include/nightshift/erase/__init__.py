@@ -134,7 +134,7 @@ class _Erasure:
         self.found.add_rows(str(events), self.finder.addresses(events))
         nights = self.found.nights(str(events))
         extracts = training.extracts(self.settings, self.person)
-        trained = training.models(self.settings, self.use_cases, extracts, nights)
+        trained = training.models(self.settings, self.use_cases, self.person, extracts, nights)
         for known in (receipt.known_models(self.settings, self.subject), trained):
             for name, versions in known.items():
                 # What an earlier run saw in an extract is not undone by the extract's having been cleared.

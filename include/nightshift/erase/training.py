@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable
 from include.nightshift.errors import ErasureError
+from include.nightshift.features import training_set
 from include.nightshift.lakehouse import records, tables
 from include.nightshift.train import checkpoint
 from include.nightshift.train.run import CHECKPOINTS, RUN, finished
@@ -47,10 +48,12 @@ def extracts(settings: Settings, person: Person) -> list[Extract]:
     return found
 
 
-def models(settings: Settings, use_cases: Sequence[UseCase], found: Iterable[Extract], nights: Iterable[date]) -> dict[str, dict[str, str]]:
+def models(
+    settings: Settings, use_cases: Sequence[UseCase], person: Person, found: Iterable[Extract], nights: Iterable[date]
+) -> dict[str, dict[str, str]]:
     """The model versions that had the person among their rows, by use case and version, with how that is known.
 
-    A run whose extract is gone is judged by its nights: what it may have read.
+    Where a run's extract is gone, its list of subjects tells; where that is gone too, its nights: what it may have read.
     """
     rows = {extract.run_id: extract.rows for extract in found}
     theirs = sorted(nights)
@@ -59,13 +62,23 @@ def models(settings: Settings, use_cases: Sequence[UseCase], found: Iterable[Ext
         for report in records.read(settings, tables.GATE_REPORTS, use_case=use_case.name):
             run_id = report["run_id"]
             if run_id in rows:
-                how = f"run {run_id}: {rows[run_id]} rows in its extract"
-            elif not _has_extract(settings.home / "runs" / run_id) and any(night <= _last_read(use_case, report) for night in theirs):
-                how = f"run {run_id}: possibly, its extract is gone and its nights reach to {_last_read(use_case, report)}"
+                how: str | None = f"{rows[run_id]} rows in its extract"
+            elif _has_extract(settings.home / "runs" / run_id):
+                how = None
             else:
-                continue
-            told.setdefault(use_case.name, {})[report["model_version"]] = how
+                how = _without_extract(settings, use_case, person, report, theirs)
+            if how is not None:
+                told.setdefault(use_case.name, {})[report["model_version"]] = f"run {run_id}: {how}"
     return told
+
+
+def _without_extract(settings: Settings, use_case: UseCase, person: Person, report: dict[str, Any], theirs: Sequence[date]) -> str | None:
+    listed = training_set.concerns(settings, settings.home / "runs" / report["run_id"] / "data", person.entity, person.id)
+    if listed is not None:
+        return "its extract is gone, and its list of subjects has the person" if listed else None
+    if any(night <= _last_read(use_case, report) for night in theirs):
+        return f"possibly, its extract is gone and its nights reach to {_last_read(use_case, report)}"
+    return None
 
 
 def remove(extract: Extract, person: Person) -> None:

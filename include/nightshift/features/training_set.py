@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from include.nightshift import durable, keys, nights
 from include.nightshift.errors import NotMaturedError
 from include.nightshift.lakehouse import log, tables, writes
 from include.nightshift.lakehouse.session import literal
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import Recipe, UseCase
 
 
+MANIFEST = "manifest.json"
+SUBJECTS = "subjects.txt"
+"""Names in a training set's folder."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Which nights train and which judge."""
@@ -34,6 +40,47 @@ class Split:
     train_last: date
     holdout_first: date
     holdout_last: date
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a training set is: enough to make it again, to know it again, and to know whose rows were in it."""
+
+    use_case: str
+    split: Split
+    features: tuple[str, ...]
+    versions: dict[str, int]
+    """Version of each table that was read."""
+    verdicts: str
+    """Which verdicts were known, as SQL."""
+    filters: dict[str, str]
+    """Which rows each part holds, as SQL."""
+    rows: dict[str, int]
+    """Rows by part."""
+    digest: str
+    """Of the parts' content; the order of rows and the layout of files do not matter."""
+    subjects: int
+    """Persons among the rows of `train` and `holdout`."""
+    subjects_digest: str
+    """SHA-256 over their keyed digests, which are in `subjects.txt`."""
+    subjects_key: str
+    """Names the key that those were made with, without telling it."""
+
+    def save(self, folder: Path) -> None:
+        """Write `<folder>/manifest.json`, whole or not at all."""
+        with durable.placed(folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1, default=str) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read `<folder>/manifest.json`.
+
+        Raises:
+            FileNotFoundError: there is none: the set was never whole, or was written before sets had one.
+        """
+        raw = json.loads((folder / MANIFEST).read_text())
+        split_ = Split(**{name: nights.parse(text, what=name) for name, text in raw["split"].items()})
+        return cls(**raw | {"split": split_, "features": tuple(raw["features"])})
 
 
 def split(use_case: UseCase, first: date, as_of: date) -> Split:
@@ -90,28 +137,76 @@ def run_id(use_case: UseCase, recipe: Recipe, split_: Split, versions: dict[str,
     return f"{use_case.name}-{split_.as_of.isoformat()}-{recipe.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"
 
 
-def export(session: SparkSession, use_case: UseCase, split_: Split, versions: dict[str, int], folder: Path) -> str:
-    """Write `train/`, `holdout/` and `frauds/` as Parquet below the folder; returns a digest of their content.
+def write(session: SparkSession, settings: Settings, use_case: UseCase, split_: Split, versions: dict[str, int], folder: Path) -> Manifest:
+    """Write `train/`, `holdout/` and `frauds/` as Parquet below the folder, and what they are as `manifest.json`, which comes last.
 
-    `frauds/` lists (day, entity) of what was found among the events from two delays before the first held-out night:
-    whom the protocol counts as known. A verdict not reported is unknown, not genuine: such rows are in neither set.
+    Spark writes the parts as it reads them: nothing holds them all. `frauds/` lists (day, entity) of what was found among the events
+    from two delays before the first held-out night: whom the protocol counts as known. A verdict not reported is unknown, not genuine:
+    such rows are in neither set.
     """
     features, events, labels = (at(table, versions) for table in tables_read(use_case))
     target, key, entity = use_case.target, use_case.events.key, use_case.entity
-    known = f"(select {key}, {target} from {labels} where day <= {literal(split_.as_of)})"
-    columns = ", ".join(f"f.{name}" for name in ("day", key, entity, use_case.events.event_time, *use_case.feature_names))
-    set_ = f"select {columns}, v.{target} from {features} f join {known} v on f.{key} = v.{key} where f.day between {{}} and {{}}"
     begin = split_.holdout_first - timedelta(days=2 * use_case.label_delay_days)
-    parts = {
-        "train": set_.format(literal(split_.train_first), literal(split_.train_last)),
-        "holdout": set_.format(literal(split_.holdout_first), literal(split_.holdout_last)),
-        "frauds": f"select e.day, e.{entity} from {events} e join {known} v on e.{key} = v.{key} "
-        f"where v.{target} = 1 and e.day between {literal(begin)} and {literal(split_.holdout_last)}",
+    known = f"(select {key}, {target} from {labels} where day <= {literal(split_.as_of)})"
+    filters = {
+        "train": f"f.day between {literal(split_.train_first)} and {literal(split_.train_last)}",
+        "holdout": f"f.day between {literal(split_.holdout_first)} and {literal(split_.holdout_last)}",
+        "frauds": f"v.{target} = 1 and e.day between {literal(begin)} and {literal(split_.holdout_last)}",
     }
-    digest = hashlib.sha256()
-    for name, query in parts.items():
-        frame = session.sql(query)
-        frame.write.mode("overwrite").parquet(str(folder / name))
-        written = session.read.parquet(str(folder / name))
-        digest.update(json.dumps([name, writes.fingerprint(written, written.columns)]).encode())
-    return digest.hexdigest()
+    columns = ", ".join(f"f.{name}" for name in ("day", key, entity, use_case.events.event_time, *use_case.feature_names))
+    rows = f"select {columns}, v.{target} from {features} f join {known} v on f.{key} = v.{key}"
+    read = {"train": rows, "holdout": rows, "frauds": f"select e.day, e.{entity} from {events} e join {known} v on e.{key} = v.{key}"}
+    counts, digest = {}, hashlib.sha256()
+    for part, query in read.items():
+        session.sql(f"{query} where {filters[part]}").write.mode("overwrite").parquet(str(folder / part))
+        written = session.read.parquet(str(folder / part))
+        figures = writes.fingerprint(written, written.columns)
+        counts[part] = figures[0]
+        digest.update(json.dumps([part, figures]).encode())
+    subjects, check = _subjects(session, settings, use_case, folder)
+    manifest = Manifest(
+        use_case=use_case.name,
+        split=split_,
+        features=tuple(use_case.feature_names),
+        versions=dict(versions),
+        verdicts=f"day <= {literal(split_.as_of)}",
+        filters=filters,
+        rows=counts,
+        digest=digest.hexdigest(),
+        subjects=len(subjects),
+        subjects_digest=hashlib.sha256("\n".join(subjects).encode()).hexdigest(),
+        subjects_key=check,
+    )
+    manifest.save(folder)
+    return manifest
+
+
+def _subjects(session: SparkSession, settings: Settings, use_case: UseCase, folder: Path) -> tuple[list[str], str]:
+    """Write `subjects.txt`, the keyed digest of each person among the rows, in order; returns them and what names the key."""
+    key = keys.made(settings, keys.SUBJECT)
+    parts = [session.read.parquet(str(folder / part)).select(use_case.entity) for part in ("train", "holdout")]
+    people = parts[0].union(parts[1]).distinct().toArrow().column(0).to_pylist()
+    subjects = sorted(key.digester(use_case.entity)(map(str, people)))
+    with durable.placed(folder / SUBJECTS) as temporary:
+        temporary.write_text("\n".join(subjects) + "\n")
+    return subjects, key.check
+
+
+def concerns(settings: Settings, folder: Path, entity: str, person: str) -> bool | None:
+    """Whether a person is among the subjects of a training set, whose rows may be gone; None where that cannot be told.
+
+    Raises:
+        ConfigurationError: the key that the digests were made with is not at hand.
+    """
+    try:
+        manifest, subjects = Manifest.load(folder), (folder / SUBJECTS).read_text().split()
+    except FileNotFoundError:
+        return None
+    key = keys.agreed(
+        settings,
+        keys.SUBJECT,
+        {manifest.subjects_key},
+        holds=f"{folder / SUBJECTS} holds digests of who is in a training set",
+        advice="Without it nobody can tell whom the model was trained on: restore it from your backup of the keys",
+    )
+    return key.digest(entity, person) in set(subjects)

@@ -47,7 +47,7 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
     until = datetime.now(UTC).date() + timedelta(days=PINNED_DAYS)
     for table in training_set.tables_read(use_case):
         pins.pin(settings, table, versions[str(table)], run_id, until)
-    digest = training_set.export(session, use_case, split, versions, folder / "data")
+    manifest = training_set.write(session, settings, use_case, split, versions, folder / "data")
     TrainingRun(
         run_id=run_id,
         use_case=use_case.name,
@@ -63,7 +63,7 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
         holdout_first=split.holdout_first,
         holdout_last=split.holdout_last,
         versions=versions,
-        data_digest=digest,
+        data_digest=manifest.digest,
         git_commit=_commit(),
         mlflow_url=settings.mlflow_url,
         experiment=use_case.name,

@@ -83,7 +83,7 @@ def test_models_are_told_by_extract_or_where_it_is_gone_by_their_nights(records_
         run(records_home, name, finished=True, cards=cards, events=(101 if name == "with" else 104, 103))
     report(records_home, ("with", "1", NIGHT), ("without", "2", NIGHT), ("gone", "3", NIGHT), ("early", "4", date(2018, 5, 1)),
            ("unsaid", "5", None))  # fmt: skip
-    told = training.models(records_home, [USE_CASE], training.extracts(records_home, PERSON), [NIGHT, date(2018, 7, 1)])
+    told = training.models(records_home, [USE_CASE], PERSON, training.extracts(records_home, PERSON), [NIGHT, date(2018, 7, 1)])
     assert told == {
         "card_fraud": {
             "1": "run with: 1 rows in its extract",
@@ -91,4 +91,4 @@ def test_models_are_told_by_extract_or_where_it_is_gone_by_their_nights(records_
             "5": "run unsaid: possibly, its extract is gone and its nights reach to 2018-06-02",
         }
     }
-    assert training.models(records_home, [USE_CASE], [], []) == {}
+    assert training.models(records_home, [USE_CASE], PERSON, [], []) == {}

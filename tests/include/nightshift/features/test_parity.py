@@ -19,7 +19,7 @@ from include.nightshift.score import scores
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import UseCase
 
-FIRST = date(2009, 5, 1)
+FIRST = date(2007, 5, 1)
 NIGHTS = [FIRST + timedelta(days=n) for n in range(10)]
 SCORED = NIGHTS[-2:]
 VERSION = "91"

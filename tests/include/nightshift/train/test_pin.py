@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,11 +35,11 @@ def test_what_a_run_reads_is_pinned_for_a_year_before_the_first_row_is_read(hist
     today = datetime.now(UTC).date()
     seen: list[Any] = []
 
-    def export(session: Any, use_case: Any, split: Any, versions: dict[str, int], folder: Path) -> str:
+    def write(session: Any, settings: Any, use_case: Any, split: Any, versions: dict[str, int], folder: Path) -> Any:
         seen.append({pin.table: pin for table in READ for pin in pins.held(history, table, today)})
-        return "digest"
+        return SimpleNamespace(digest="digest")
 
-    monkeypatch.setattr(training_set, "export", export)
+    monkeypatch.setattr(training_set, "write", write)
     folder = pin.pin(None, history, USE_CASE, RECIPE, AS_OF)  # type: ignore[arg-type]
     run = TrainingRun.load(folder)
     [held] = seen
