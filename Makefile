@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check up down status sql sources docs erase bench lint lock clean
+.PHONY: help setup demo test check up down status sql sources docs leak-scan erase bench lint lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup:
 	@test -n "$(PYTHON)" || { echo "nightshift: there is no python3.11 on the path: install Python 3.11, or name one with PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -38,6 +38,9 @@ sources: setup ## what each feed owes and how it kept that, as a page: <home>/re
 
 docs: setup ## what every model is and builds on, as a page: <home>/reports/dbt.html
 	@$(VENV)/python -m include.nightshift.features.docs
+
+leak-scan: setup ## look for features that know what their night did not; ARGS="--use-case NAME --seeds N"
+	@$(VENV)/python -m include.nightshift.features.leaks $(ARGS)
 
 erase: setup ## erase a person: reads the id from standard input and starts the run; see the runbook first
 	@$(VENV)/python -m include.nightshift.operate.erase $(ARGS)

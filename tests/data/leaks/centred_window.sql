@@ -1,0 +1,11 @@
+-- Three days before and three days after, as a chart would smooth it.
+select
+    events.transaction_id,
+    avg(history.tx_amount) as smoothed_amount
+from silver.transactions as events
+inner join silver.transactions as history
+    on
+        events.customer_id = history.customer_id
+        and history.tx_datetime between events.tx_datetime - interval 3 days and events.tx_datetime + interval 3 days
+        and history.day <= events.day
+group by events.transaction_id
