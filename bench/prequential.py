@@ -1,0 +1,261 @@
+"""How well the product ranks weeks that it has not seen, by the published protocol, beside the published recipe on the same folds.
+
+    python -m bench.prequential --landing DIR --first-test DAY --folds N [--recipe R] [--target-ap X]
+
+Runs the product's own ingest, features, training set, training program and scoring on a landing folder (`<feed>/<night>.csv.gz`), in a
+home and on a server of its own. A fold tests the seven days from its first one; folds are a week apart. The verdicts of a fold's last
+day come a week later, so the landing folder must reach that far. What a recipe trains on ends eight days before the fold's first day:
+when the fold begins, the verdicts of that day were known.
+
+The published recipe is the Fraud Detection Handbook's (chapter 5): its features, one week of training, XGBoost with 100 exact trees of
+depth 3 at a learning rate of 0.1. Metrics are `promote.metrics.fold`, the protocol to the letter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+from pyspark.sql import SparkSession
+
+from include.nightshift import ingest, nights, usecase
+from include.nightshift.errors import NightshiftError, NotMaturedError
+from include.nightshift.features import build
+from include.nightshift.ingest import landing, places
+from include.nightshift.lakehouse import catalog, log, tables
+from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.operate.environment import environment
+from include.nightshift.operate.served import served
+from include.nightshift.promote import metrics
+from include.nightshift.score import scores
+from include.nightshift.settings import ROOT, Ports, Settings
+from include.nightshift.train import pin
+from include.nightshift.train.run import MODEL, TrainingRun, read_rows
+from include.nightshift.usecase import Recipe, UseCase
+from include.usecases.card_fraud.usecase import USE_CASE
+
+WINDOWS = (1, 7, 30)
+PUBLISHED = (
+    "tx_amount",
+    "is_weekend",
+    "is_night",
+    *(f"customer_{what}_{days}d" for what in ("count", "mean") for days in WINDOWS),
+    *(f"terminal_{what}_{days}d" for what in ("count", "risk") for days in WINDOWS),
+)
+"""The handbook's features, by our names."""
+PUBLISHED_RECIPE = {"objective": "binary:logistic", "tree_method": "exact", "max_depth": 3, "learning_rate": 0.1}
+PUBLISHED_ROUNDS, PUBLISHED_DAYS = 100, 7
+
+Scores = tuple[np.ndarray, np.ndarray]
+"""Events' keys in order, and their scores."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Who ranks, on what span, and what came of it, fold by fold."""
+
+    name: str
+    span: str
+    folds: list[metrics.FoldMetrics]
+
+    def mean(self, figure: str) -> float:
+        return float(np.mean([getattr(fold, figure) for fold in self.folds]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _asked(arguments)
+    first_days = [asked.first_test + timedelta(days=7 * fold) for fold in range(asked.folds)]
+    home = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        settings = Settings(
+            home=home,
+            clock=False,
+            ports=Ports.free(),
+            landing=str(asked.landing),
+            lakehouse_memory="4g",
+            mlflow_uri=f"sqlite:///{home}/mlflow.db",
+        )
+        settings = replace(settings, feed_spans=landing.spans(settings, USE_CASE.feeds))
+        use_case = usecase.load(USE_CASE.name, settings)
+        with served(settings):
+            session = lakehouse.connect(settings)
+            try:
+                entrants = _run(session, settings, use_case, asked.recipe, first_days)
+            finally:
+                # While the server still answers: a client left open asks a dead one for minutes when Python ends.
+                session.stop()
+    except NightshiftError as error:
+        print(f"prequential: {error}", file=sys.stderr)
+        return 2
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return _report(entrants, first_days, asked.target_ap)
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.prequential", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    recipes = {recipe.name: recipe for recipe in USE_CASE.recipes}
+    parser.add_argument("--landing", type=Path, required=True, help="the folder above the feeds")
+    parser.add_argument("--first-test", type=nights.parse, required=True, metavar="DAY", help="first day of the first fold, YYYY-MM-DD")
+    parser.add_argument("--folds", type=int, required=True, help="test weeks, one after the other")
+    parser.add_argument("--recipe", choices=recipes, default=USE_CASE.recipes[0].name, help="one of the use case's recipes")
+    parser.add_argument("--target-ap", type=float, help="mean average precision to reach")
+    try:
+        asked = parser.parse_args(arguments)
+    except NightshiftError as error:
+        parser.error(str(error))
+    asked.landing, asked.recipe = asked.landing.resolve(), recipes[asked.recipe]
+    missing = [feed.name for feed in USE_CASE.feeds if not (asked.landing / feed.name).is_dir()]
+    if missing:
+        parser.error(f"{asked.landing} holds no folder {' and no folder '.join(missing)}: name the folder above the feeds")
+    if asked.folds < 1:
+        parser.error("at least one fold")
+    return asked
+
+
+def _run(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, first_days: Sequence[date]) -> list[Entrant]:
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
+
+    delay = timedelta(days=use_case.label_delay_days)
+    last = first_days[-1] + timedelta(days=6)
+    first, ends = _extent(settings, use_case)
+    if ends["labels"] < last + delay or ends["events"] < last:
+        raise NotMaturedError(
+            f"{settings.landing_location}: the last fold tests until {last}, whose verdicts come with drop {last + delay}, but the "
+            f"landing ends with {ends['events']} (events) and {ends['labels']} (verdicts): ask for earlier or fewer folds"
+        )
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", flush=True)
+    catalog.create(session, settings)
+    # What comes after the last fold is neither needed nor looked at.
+    settings_ = replace(settings, feed_spans={use_case.events.name: (first["events"], last), use_case.labels.name: (first["labels"], None)})
+    use_case = usecase.load(use_case.name, settings_)
+    for feed, begin, end in ((use_case.events, first["events"], last), (use_case.labels, first["labels"], last + delay)):
+        done = ingest.ingest(session, settings_, feed, list(nights.between(begin, end)))
+        say(
+            f"{feed.name}: {sum(done.accepted.values()):,} rows of {len(done.accepted)} nights, {sum(done.rejected.values())} to quarantine"
+        )
+    built = build.build(session, settings_, use_case, list(nights.between(first["events"], last)))
+    say(f"features: {sum(built.rows.values()):,} rows in {built.seconds:.0f} s")
+    ours, theirs = [], []
+    for first_day in first_days:
+        fold = first_day + timedelta(days=6) + delay
+        folder = pin.pin(session, settings_, use_case, recipe, fold)
+        ours.append(_fold(folder, use_case, _product(session, settings_, use_case, folder)))
+        theirs.append(_fold(folder, use_case, _published(folder)))
+        say(f"fold {first_day}: AP {ours[-1].average_precision:.4f}, published recipe {theirs[-1].average_precision:.4f}")
+    return [
+        Entrant(
+            f"nightshift, {recipe.name}, {len(use_case.features)} features", f"all days from {first['events']} to 8 before the fold", ours
+        ),
+        Entrant(f"published, {len(PUBLISHED)} features", f"days 14 to {15 - PUBLISHED_DAYS} before the fold", theirs),
+    ]
+
+
+def _extent(settings: Settings, use_case: UseCase) -> tuple[dict[str, date], dict[str, date]]:
+    """First and last drop of each feed that the landing folder holds."""
+    found = {}
+    for what, feed in (("events", use_case.events), ("labels", use_case.labels)):
+        names = [name for name in places.of(settings, feed).names() if name.endswith(landing.SUFFIXES)]
+        days = sorted(nights.parse(name.split(".")[0], what=f"{feed.name}/{name}") for name in names)
+        found[what] = (days[0], days[-1])
+    return {what: span[0] for what, span in found.items()}, {what: span[1] for what, span in found.items()}
+
+
+def _product(session: SparkSession, settings: Settings, use_case: UseCase, folder: Path) -> Scores:
+    """Train as a machine would, then score the held-out nights as a night is scored."""
+    command = [sys.executable, "-m", "include.nightshift.train", "--run", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(settings), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NightshiftError(f"training of {folder.name} ended with {done.returncode}: {done.stderr[-1500:]}")
+    run = TrainingRun.load(folder)
+    assert run.holdout_first is not None
+    assert run.holdout_last is not None
+    # Where the registry would lay a version that was promoted.
+    shutil.copytree((folder / MODEL).parent, settings.home / "models" / use_case.name / run.run_id)
+    features = tables.features(use_case)
+    held = session.table(str(features)).where(f"day between date'{run.holdout_first}' and date'{run.holdout_last}'")
+    scored = scores.scored_by(held, settings, use_case, run.run_id, log.version(settings, features))
+    table = scored.select(run.key, "score").orderBy(run.key).toArrow()
+    return table.column(run.key).to_numpy(), table.column("score").to_numpy()
+
+
+def _published(folder: Path) -> Scores:
+    """Train the published recipe on the week that it trains on, and score the same nights."""
+    import xgboost as xgb
+
+    run = replace(TrainingRun.load(folder), features=PUBLISHED)
+    assert run.holdout_first is not None
+    begin = run.holdout_first - timedelta(days=14)
+    week = folder / "published-week"
+    week.mkdir()
+    table = parquet.read_table(folder / "data" / "train", filters=[("day", ">=", begin)])
+    parquet.write_table(table, week / "rows.parquet")
+    rows, held = read_rows(week, run), read_rows(folder / "data" / "holdout", run)
+    booster = xgb.train(PUBLISHED_RECIPE, xgb.DMatrix(rows.matrix, rows.target), PUBLISHED_ROUNDS)
+    keys = np.sort(parquet.read_table(folder / "data" / "holdout", columns=[run.key]).column(0).to_numpy())
+    return keys, booster.predict(xgb.DMatrix(held.matrix)).astype("float64")
+
+
+def _fold(folder: Path, use_case: UseCase, scored: Scores) -> metrics.FoldMetrics:
+    run = TrainingRun.load(folder)
+    assert run.holdout_first is not None
+    held = parquet.read_table(folder / "data" / "holdout").sort_by(run.key)
+    frauds = parquet.read_table(folder / "data" / "frauds")
+    keys, score = scored
+    # Scores are of all events of the nights; the protocol looks at those with a verdict.
+    score = score[np.searchsorted(keys, held.column(run.key).to_numpy())]
+    return metrics.fold(
+        _days(held),
+        held.column(run.entity).to_numpy(),
+        held.column(run.target).to_numpy(),
+        score,
+        first_test_day=run.holdout_first,
+        known_fraud_day=_days(frauds),
+        known_fraud_entity=frauds.column(run.entity).to_numpy(),
+        label_delay_days=use_case.label_delay_days,
+        list_size=use_case.list_size,
+    )
+
+
+def _days(table: pa.Table) -> np.ndarray:
+    days: np.ndarray = table.column("day").to_numpy().astype("datetime64[D]")
+    return days
+
+
+def _report(entrants: Sequence[Entrant], first_days: Sequence[date], target: float | None) -> int:
+    print(f"\n{'first test day':16}" + "".join(f"{entrant.name:>46}" for entrant in entrants))
+    print(f"{'trained on':16}" + "".join(f"{entrant.span:>46}" for entrant in entrants))
+    head = f"{'AP':>28}{'AUC':>9}{'CP100':>9}"
+    print(f"{'':16}" + head * len(entrants))
+    for place, first_day in enumerate(first_days):
+        row = [entrant.folds[place] for entrant in entrants]
+        print(f"{first_day!s:16}" + "".join(f"{f.average_precision:28.4f}{f.roc_auc:9.4f}{f.card_precision:9.4f}" for f in row))
+    figures = ("average_precision", "roc_auc", "card_precision")
+    means = [[entrant.mean(figure) for figure in figures] for entrant in entrants]
+    print(f"{'mean':16}" + "".join(f"{ap:28.4f}{auc:9.4f}{cp:9.4f}" for ap, auc, cp in means))
+    ap, auc, cp = means[0]
+    ok = target is None or ap >= target
+    asked = "-" if target is None else f"{target:g}"
+    print(f"prequential: AP={ap:.4f} AUC={auc:.4f} CP100={cp:.4f} folds={len(first_days)} target={asked} {'ok' if ok else 'short'}")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
