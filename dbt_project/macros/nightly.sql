@@ -6,7 +6,7 @@
   act over all nights. A column that the table has and the model brings no more is null.
 #}
 {% materialization nightly, adapter='spark' %}
-  {%- set nights = "day between date'" ~ var('first_night') ~ "' and date'" ~ var('last_night') ~ "'" -%}
+  {%- set nights = in_nights() -%}
   {%- set columns = adapter.get_columns_in_relation(this) | map(attribute='name') | list -%}
   {%- if not columns -%}
     {{ exceptions.raise_compiler_error(this ~ " does not exist: create it with `python -m include.nightshift.lakehouse.catalog`") }}

@@ -42,4 +42,4 @@ select
     {%- endfor %}
 from summed
 left join unseen on summed.transaction_id = unseen.transaction_id
-where summed.day between date'{{ var("first_night") }}' and date'{{ var("last_night") }}'
+where summed.{{ in_nights() }}

@@ -3,4 +3,4 @@
 -- The transactions of the nights asked for: each gets one row of features.
 select *
 from {{ ref('stg_transactions') }}
-where day between date'{{ var("first_night") }}' and date'{{ var("last_night") }}'
+where {{ in_nights() }}

@@ -128,7 +128,9 @@ def _judged(settings: Settings, use_case: UseCase, scored: pa.Table, anew: pa.Ta
     score = np.full(len(versions), np.nan)
     for version in np.unique(versions):
         booster = trees.load_booster(registry.local_copy(settings, use_case, str(version)) / "model.ubj")
-        score[versions == version] = trees.predict(booster, fresh[versions == version], names)
+        read = registry.features_read(use_case, str(version), booster)
+        matrix = fresh[versions == version][:, [names.index(name) for name in read]]
+        score[versions == version] = trees.predict(booster, matrix, read)
     held = np.column_stack([held, scored.column("score").to_numpy()])
     fresh = np.column_stack([fresh, score])
     differs = ~((held == fresh) | (np.isnan(held) & np.isnan(fresh)))

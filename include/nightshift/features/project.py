@@ -13,10 +13,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,25 +112,22 @@ def compiled(session: SparkSession, settings: Settings, use_case: UseCase) -> Co
         BuildError: dbt cannot compile them.
     """
     prepare(session, [use_case])
-    kept = settings.home / "dbt" / "compiled" / f"{use_case.name}-{version()[:16]}.json"
-    if not kept.exists():
+
+    def compile_() -> bytes:
         placeholders = {end: f"{{{end}}}" for end in _ENDS}
         arguments = ["compile", "--select", f"path:models/{use_case.name}", "--exclude", "test_type:data", "test_type:unit"]
         with _invoked(session, settings, [use_case], arguments, placeholders) as result:
             done = [run.node for run in result.result.results if run.node.resource_type == "model"]
         ready = [node for node in done if node.config.materialized != "ephemeral"]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        # Of this process alone, because two may compile at once; whoever comes last replaces it by the same.
-        own = kept.with_name(f"{kept.name}.{os.getpid()}")
-        with durable.placed(own) as temporary:
-            temporary.write_text(json.dumps({"models": [(node.name, node.compiled_code) for node in _ordered(ready)]}))
-        own.replace(kept)
-    return Compiled(tuple((name, query) for name, query in json.loads(kept.read_text())["models"]))
+        return json.dumps([(node.name, node.compiled_code) for node in _ordered(ready)]).encode()
+
+    models = json.loads(_once(settings, f"{use_case.name}.json", compile_))
+    return Compiled(tuple((name, query) for name, query in models))
 
 
 def version() -> str:
-    """Changes with every file of the project that says what a model is."""
-    digest = hashlib.sha256()
+    """Changes with every file of the project that says what a model is, and with dbt itself."""
+    digest = hashlib.sha256(json.dumps([metadata.version(name) for name in ("dbt-core", "dbt-spark")]).encode())
     for path in sorted(path for pattern in ("*.sql", "*.yml") for path in PROJECT.rglob(pattern)):
         digest.update(json.dumps([str(path.relative_to(PROJECT)), path.read_text()]).encode())
     return digest.hexdigest()
@@ -148,6 +146,7 @@ def _invoked(
     session: SparkSession, settings: Settings, use_cases: Sequence[UseCase], arguments: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator[Any]:
     from dbt.cli.main import dbtRunner
+    from dbt.contracts.graph.manifest import Manifest
 
     os.environ["SPARK_REMOTE"] = settings.spark_url
     prepare(session, use_cases)
@@ -155,10 +154,11 @@ def _invoked(
     with tempfile.TemporaryDirectory(dir=settings.home / "dbt", prefix="run-") as folder:
         where = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", folder]
         told = ["--vars", json.dumps(dict(variables) | {"steps": f"{folder}/steps"})]
-        quiet = ["--log-path", str(Path(folder) / "logs"), "--no-partial-parse", "--no-populate-cache", "--no-use-colors"]
-        unwritten = [] if arguments[0] == "docs" else ["--no-write-json"]
+        quiet = ["--log-path", str(Path(folder) / "logs"), "--no-partial-parse", "--no-write-json", "--no-use-colors"]
         try:
-            result = dbtRunner().invoke([*arguments, *told, *where, *quiet, *unwritten])
+            # Read anew for each call: dbt keeps in it what it compiled, with that call's variables.
+            manifest = Manifest.from_msgpack(_once(settings, "manifest.msgpack", lambda: _parsed([*where, *quiet])))
+            result = dbtRunner(manifest=manifest).invoke([*arguments, *told, *where, *quiet, "--no-populate-cache"])
         finally:
             # dbt's Spark adapter turns ANSI mode off on the session it uses, and this process goes on with that session.
             session.conf.set("spark.sql.ansi.enabled", "true")
@@ -167,6 +167,30 @@ def _invoked(
             words = [f"{node.name}: {node.message}" for node in nodes if node.status in _FAILED]
             raise BuildError(f"dbt {arguments[0]} failed: " + ("; ".join(words) or str(result.exception)), nodes)
         yield result
+
+
+def _parsed(arguments: Sequence[str]) -> bytes:
+    """The project as dbt understands it: parsing takes seconds, and dbt by itself would do it again for every other night."""
+    from dbt.cli.main import dbtRunner
+
+    result = dbtRunner().invoke(["parse", *arguments])
+    if not result.success:
+        raise BuildError(f"dbt cannot read the project: {result.exception}", [])
+    content: bytes = result.result.to_msgpack()
+    return content
+
+
+def _once(settings: Settings, name: str, make: Callable[[], bytes]) -> bytes:
+    """What was made of this version of the project, made now if it was not yet."""
+    kept = settings.home / "dbt" / version()[:16] / name
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # Of this process alone, because two may make it at once; whoever comes last replaces it by the same.
+        own = kept.with_name(f"{name}.{os.getpid()}")
+        with durable.placed(own) as temporary:
+            temporary.write_bytes(make())
+        own.replace(kept)
+    return kept.read_bytes()
 
 
 def _nodes(result: Any) -> list[Node]:

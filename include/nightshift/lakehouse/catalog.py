@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from include.nightshift import settings as settings_module
 from include.nightshift import usecase
-from include.nightshift.lakehouse import log, storage, tables, views
+from include.nightshift.lakehouse import log, stale, storage, tables, views
 from include.nightshift.lakehouse import session as lakehouse
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SCHEMAS = {
 
 
 def create(session: SparkSession, settings: Settings) -> list[str]:
-    """Create the schemas and tables that the catalog lacks, add columns that a table lacks, and bring the analysts' views up to date.
+    """Create the schemas and tables that the catalog lacks, bring columns, comments and the analysts' views up to date.
 
     A table whose files are there is entered as it is: a catalog may be lost, and tables on S3 outlive the machine.
 
@@ -56,11 +56,22 @@ def create(session: SparkSession, settings: Settings) -> list[str]:
 
 
 def _extend(session: SparkSession, settings: Settings, table: Table) -> None:
-    """Add the columns that a table of an earlier version lacks: null in the rows it has."""
-    held = {field.name for field in log.opened(settings, table).schema().fields}
+    """Add the columns that a table of an earlier version lacks, null in the rows it has, and say anew what is described otherwise by now.
+
+    Nights of features that lack a new one are stale: a model must not learn that a feature was once unknown.
+    """
+    held = {field.name: field.metadata.get("comment") for field in log.opened(settings, table).schema().fields}
     added = [column for column in table.columns if column.name not in held]
     if added:
+        stale.mark_unfilled(settings, table, [column.name for column in added])
         session.sql(f"alter table {table} add columns ({', '.join(column.ddl() for column in added)})")
+    # One commit for all: dbt's own `persist_docs` makes one for each column, each night.
+    reworded = [column for column in table.columns if column.name in held and held[column.name] != column.comment]
+    if reworded:
+        changes = ", ".join(f"{column.name} comment {lakehouse.literal(column.comment)}" for column in reworded)
+        session.sql(f"alter table {table} alter column {changes}")
+    if log.opened(settings, table).metadata().description != table.comment:
+        session.sql(f"comment on table {table} is {lakehouse.literal(table.comment)}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ def mark_dependents(settings: Settings, feed: Feed, changed: Collection[date]) -
             mark(settings, table, nights, because)
 
 
+def mark_unfilled(settings: Settings, table: Table, columns: Collection[str]) -> None:
+    """Mark all nights of a features table that is about to get columns: their rows will be null there until they are built again."""
+    if table in [tables.features(use_case) for use_case in usecase.registered(settings)]:
+        mark(settings, table, list(log.rows_by_night(settings, table)), f"it lacks {', '.join(columns)}")
+
+
 def rebuilt(settings: Settings, table: Table, nights: Collection[date]) -> None:
     """Say that the table's nights were built again."""
     if not set(nights) & set(waiting(settings, table)):

@@ -41,7 +41,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
     met: list[str] = []
     try:
         evidence, held = _evidence(use_case, folder, run)
-        candidate = gates.Scored(model_version, _sha256(folder / "model" / "model.ubj"), _scores(folder / "model", use_case, held))
+        candidate = gates.Scored(model_version, _sha256(folder / "model" / "model.ubj"), _scores(folder / "model", use_case, model_version, held))
 
         def champion() -> gates.Scored | None:
             # Who would reign over the first night that the candidate would take over.
@@ -51,7 +51,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
             version = reign["model_version"]
             met.append(version)
             model = registry.local_copy(settings, use_case, version)
-            return gates.Scored(version, _sha256(model / "model.ubj"), _scores(model, use_case, held))
+            return gates.Scored(version, _sha256(model / "model.ubj"), _scores(model, use_case, version, held))
 
         report = gates.judge(candidate, champion, evidence, use_case.gate)
     except Exception as error:  # noqa: BLE001 - fail closed: what cannot be judged is rejected, and the report says why
@@ -113,13 +113,14 @@ def _days(table: pa.Table) -> np.ndarray:
     return days
 
 
-def _scores(model: Path, use_case: UseCase, held: pa.Table) -> np.ndarray:
+def _scores(model: Path, use_case: UseCase, version: str, held: pa.Table) -> np.ndarray:
     import numpy as np
 
     from include.nightshift.train import trees
 
-    matrix = np.column_stack([held.column(name).to_numpy() for name in use_case.feature_names])
-    return trees.predict(trees.load_booster(model / "model.ubj"), matrix, use_case.feature_names)
+    booster = trees.load_booster(model / "model.ubj")
+    names = registry.features_read(use_case, version, booster)
+    return trees.predict(booster, np.column_stack([held.column(name).to_numpy() for name in names]), names)
 
 
 def _sha256(path: Path) -> str:

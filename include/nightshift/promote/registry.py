@@ -20,6 +20,7 @@ from include.nightshift.lakehouse import log, records, tables
 from include.nightshift.train.tracking import ARTIFACTS
 
 if TYPE_CHECKING:
+    import xgboost as xgb
     from mlflow import MlflowClient
 
     from include.nightshift.lakehouse.records import Record
@@ -89,6 +90,21 @@ def local_copy(settings: Settings, use_case: UseCase, version: str) -> Path:
             "See that MLflow runs (`make status`) and run the task again"
         ) from error
     return folder
+
+
+def features_read(use_case: UseCase, version: str, booster: xgb.Booster) -> list[str]:
+    """The features that a model reads, in its order: those of its own training, which may be fewer than there are by now.
+
+    Raises:
+        RegistryError: it reads one that is no longer built, and would be null in every new row.
+    """
+    names = list(booster.feature_names or [])
+    if gone := [name for name in names if name not in use_case.feature_names]:
+        raise RegistryError(
+            f"model {use_case.name} version {version} reads {', '.join(gone)}, which the features no longer have: "
+            f"train and promote a new one, or bring them back in dbt_project/models/{use_case.name}/{use_case.name}_features.yml"
+        )
+    return names
 
 
 def champions(settings: Settings, use_case: UseCase, nights: Sequence[date]) -> dict[date, str]:

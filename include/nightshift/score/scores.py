@@ -68,8 +68,10 @@ def scored_by(frame: DataFrame, settings: Settings, use_case: UseCase, version: 
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
+    from include.nightshift.train import trees
+
     model = (registry.local_copy(settings, use_case, version) / "model.ubj").read_bytes()
-    names, key = use_case.feature_names, use_case.events.key
+    names, key = registry.features_read(use_case, version, trees.load_booster(model)), use_case.events.key
     explained = use_case.list_size * EXPLAINED_PER_PLACE
 
     def judge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
