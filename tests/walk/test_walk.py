@@ -14,13 +14,14 @@ import time
 from datetime import timedelta
 
 import pytest
+import requests
 
 from include.nightshift import nights
 from include.nightshift.erase.search import Wanted, search
 from include.nightshift.lakehouse import tables
 from include.nightshift.operate import supervision
 from include.nightshift.operate.environment import environment
-from include.nightshift.operate.rest import AirflowError
+from include.nightshift.operate.rest import Airflow, AirflowError
 
 pytestmark = [pytest.mark.walk, pytest.mark.timeout(1800)]
 
@@ -100,6 +101,23 @@ def test_a_night_publishes_a_hundred_cards_by_its_champion(walk):
     assert {row["model_version"] for row in listed} == {"2"}
     assert all(row["reason_1"] for row in listed[:10])
     assert_published_once(walk, night)
+
+
+def test_the_analyst_reads_what_dbt_did_for_the_night_and_a_stranger_does_not(walk):
+    night, dag_id = walk.live(2), walk.dag("features")
+    [features] = walk.rows(f"select rows, status from ops.dbt_nodes where day = date'{night}' and node = 'card_fraud_features'")
+    assert features == {
+        "rows": walk.rows(f"select count(*) as n from silver.transactions where day = date'{night}'")[0]["n"],
+        "status": "success",
+    }
+    run_id, analyst = walk.airflow.runs(dag_id, night.isoformat())[0]["dag_run_id"], Airflow(walk.settings, "analyst")
+    url = analyst.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/features/links")["extra_links"]["dbt results"]
+    page = analyst.http.get(url, timeout=60)
+    assert page.status_code == 200
+    for said in ("card_fraud_features", f"{features['rows']:,}", str(night)):
+        assert said in page.text, said
+    strangers = [requests.get(url, headers={"Accept": accept}, allow_redirects=False, timeout=60) for accept in ("text/html", "*/*")]
+    assert [(answer.status_code, "card_fraud_features</code>" in answer.text) for answer in strangers] == [(307, False), (401, False)]
 
 
 def test_a_night_replayed_after_a_promotion_keeps_its_champion_commits_nothing_and_asks_for_nothing_anew(walk):

@@ -4,8 +4,8 @@ Of an event at time t that night D brought, a feature may use events that happen
 by night D or an earlier one. The scan makes up a small world, computes the features, changes what must not matter and computes them
 again: nothing may move, to the last bit. Then it changes what must matter, so that a scan that sees nothing is not taken for a pass.
 
-What is scanned is any function of the two tables; `models` makes one of a use case's dbt models. Rows that share no id and no category
-with an event must not matter to it: a feature that looks further (the other customers of my terminals) is reported as a leak.
+What is scanned is any function of the two tables; `models` makes one of a use case's dbt models. The world is two islands, which no id
+and no category joins: a feature may look as far as it likes from row to row, but what happens on one island is nothing to the other.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ LATEST = 30
 """Nights that a made-up row is late at most; contracts take 35."""
 TIMES = tuple(timedelta(hours=h, minutes=m) for h, m in ((0, 0), (6, 1), (7, 0), (12, 0), (18, 20), (23, 0)))
 """Few times of day, so that rows meet each other and the edges of windows exactly; two of them off any quarter of an hour."""
-OWNERS = 4
-"""Values of each id: so few that everybody meets."""
+OWNERS = 3
+"""Values of each id on an island: so few that everybody meets there."""
 TOGETHER = "all of these together"
 NO_ROW = "no row"
 
@@ -156,8 +156,8 @@ class _Hand:
         self.promised = {feed.name: _promised(feed) for feed in use_case.feeds}
 
     def event(self, at: datetime, night: date, ids: Mapping[str, Any] | None = None) -> Row:
-        feed = self.use_case.events
-        drawn = {column.name: self._value(feed, column, at) for column in feed.columns}
+        feed, island = self.use_case.events, self.dice.randrange(2)
+        drawn = {column.name: self._value(feed, column, at, island) for column in feed.columns}
         self.next_key += 1
         return (
             drawn | (dict(ids) if ids else {}) | {feed.key: self.next_key, feed.event_time: at, "day": night, "known_at": known_at(night)}
@@ -169,7 +169,7 @@ class _Hand:
 
     def verdict(self, event: Row, reported: datetime, night: date, positive: bool | None = None) -> Row:
         feed, target = self.use_case.labels, self.use_case.target
-        drawn = {column.name: event.get(column.name, self._value(feed, column, reported)) for column in feed.columns}
+        drawn = {column.name: event.get(column.name, self._value(feed, column, reported, 0)) for column in feed.columns}
         if feed.key != self.use_case.events.key:
             self.next_key += 1
             drawn[feed.key] = self.next_key
@@ -195,19 +195,29 @@ class _Hand:
         judged = {verdict[key] for verdict in rows.verdicts}
         return [event for event in rows.events if event[key] not in judged]
 
-    def _value(self, feed: Feed, column: Column, at: datetime) -> Any:
-        if not column.required and self.dice.random() < 0.2:
+    def island(self, event: Row) -> int:
+        """Which of the two islands it happened on."""
+        entity = next(column for column in self.use_case.events.columns if column.name == self.use_case.entity)
+        return int(event[entity.name] in self._choices(self.use_case.events, entity)[1])
+
+    def _choices(self, feed: Feed, column: Column) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The values of an id or a category on either island; a category of one value alone joins them."""
+        if column.type == "string":
+            listed = self.promised[feed.name].get(column.name, {}).get("allowed", "abcdef")
+            return listed[: (len(listed) + 1) // 2], listed[len(listed) // 2 :]
+        return range(1, OWNERS + 1), range(OWNERS + 1, 2 * OWNERS + 1)
+
+    def _value(self, feed: Feed, column: Column, at: datetime, island: int) -> Any:
+        if not column.required and column.name != self.use_case.entity and self.dice.random() < 0.2:
             return None
+        if column.type == "string" or _is_id(self.use_case, column):
+            return self.dice.choice(self._choices(feed, column)[island])
         promised = self.promised[feed.name].get(column.name, {})
         if "allowed" in promised:
             return self.dice.choice(promised["allowed"])
-        if column.type == "string":
-            return self.dice.choice("abcd")
         if column.type in ("timestamp", "date"):
             then = at - self.dice.choice((timedelta(0), HOUR, DAY))
             return then if column.type == "timestamp" else then.date()
-        if _is_id(self.use_case, column):
-            return self.dice.randint(1, OWNERS)
         return self._number(column.type, promised.get("low", 0), promised.get("high"))
 
     def _number(self, kind: str, low: float, high: float | None) -> Any:
@@ -254,7 +264,7 @@ def made_up(use_case: UseCase, seed: int) -> World:
         night = FIRST + number * DAY
         # An event on time and a late one with a peer each, so that there is a cut of each kind; the others as they fall.
         first = [(timedelta(0), TIMES[number % len(TIMES)], 1.0), (dice.choice((1, 2, 5)) * DAY, dice.choice(TIMES), 1.0)]
-        rest = [(dice.choice((0, 0, 0, 0, 1, 2, 5, 9, 13, 13)) * DAY, dice.choice(TIMES), 0.2) for _ in range(7)]
+        rest = [(dice.choice((0, 0, 0, 0, 1, 2, 5, 9, 13, 13)) * DAY, dice.choice(TIMES), 0.2) for _ in range(9)]
         for late, time_of_day, company in (*first, *rest):
             event = hand.event(_midnight(night) - late + time_of_day, night)
             events.append(event)
@@ -343,7 +353,9 @@ def _later_events(hand: _Hand, rows: _Rows, cut: Cut) -> _Step:
         return hand.changed(event, then, max(event["day"], then.date()))
 
     after = [cut.at + step for step in (TICK, TICK, 5 * 60_000_000 * TICK, HOUR, 6 * HOUR, DAY - TICK, DAY, 3 * DAY, 8 * DAY)]
-    added = [hand.event(then, then.date() + dice.choice((0, 0, 1)) * DAY, ids) for then in after for ids in (cut.ids, None, None)]
+    # What came a microsecond later came on time: only its clock keeps it apart.
+    came = [then.date() + (dice.choice((0, 0, 1)) * DAY if then > cut.at + TICK else timedelta(0)) for then in after]
+    added = [hand.event(then, night, ids) for then, night in zip(after, came, strict=True) for ids in (cut.ids, None, None)]
     events = hand.shaken(rows.events, lambda event: event[at] > cut.at, change)
     return _Step(rows._replace(events=[*events, *added]), _probes(hand, rows, cut))
 
@@ -352,7 +364,9 @@ def _late_events(hand: _Hand, rows: _Rows, cut: Cut) -> _Step:
     at, dice, delay = hand.use_case.events.event_time, hand.dice, hand.use_case.label_delay_days * DAY
 
     def change(event: Row) -> Row:
-        return hand.changed(event, _earlier(event[at], event["day"], dice.choice((timedelta(0), HOUR, DAY))), event["day"])
+        # Half of them now come the very next night, where a clock that is off by one would see them.
+        night = dice.choice((event["day"], cut.night + DAY))
+        return hand.changed(event, _earlier(event[at], night, dice.choice((timedelta(0), HOUR, DAY))), night)
 
     before = (timedelta(0), timedelta(0), HOUR, DAY - TICK, 2 * DAY, 6 * DAY, delay, delay + DAY, 2 * delay, 25 * DAY)
     came = [cut.night + dice.choice((1, 1, 2, 4)) * DAY for _ in before]
@@ -419,20 +433,19 @@ def _other_nights(hand: _Hand, rows: _Rows, cut: Cut) -> _Step:
 
 def _unrelated(hand: _Hand, rows: _Rows, cut: Cut) -> _Step:
     key, at, dice = hand.use_case.events.key, hand.use_case.events.event_time, hand.dice
-
-    def is_stranger(event: Row) -> bool:
-        return all(event[name] != value for name, value in cut.ids.items())
-
-    strangers = [event for event in rows.events if is_stranger(event)]
+    islands: tuple[list[Row], list[Row]] = ([], [])
+    for event in rows.events:
+        islands[hand.island(event)].append(event)
+    home = hand.island(dict(cut.ids))
+    own, strangers = {event[key] for event in islands[home]}, islands[1 - home]
 
     def change(event: Row) -> Row:
         return hand.changed(event, event[at], event["day"], _ids(hand, dice.choice(strangers)))
 
     added = [hand.event(event[at], event["day"], _ids(hand, event)) for event in strangers[::20]]
-    theirs = {event[key] for event in strangers}
-    verdicts = [hand.turned(v) if v[key] in theirs and dice.random() < 0.5 else v for v in rows.verdicts]
-    changed = rows._replace(events=[*hand.shaken(rows.events, is_stranger, change), *added], verdicts=verdicts)
-    return _Step(changed, {event[key] for event in rows.events if _ids(hand, event) == cut.ids})
+    verdicts = [hand.turned(v) if v[key] not in own and dice.random() < 0.5 else v for v in rows.verdicts]
+    events = hand.shaken(rows.events, lambda event: event[key] not in own, change)
+    return _Step(rows._replace(events=[*events, *added], verdicts=verdicts), own)
 
 
 # What must matter.

@@ -211,6 +211,12 @@ def holding(settings: Settings, feed: Feed, nights: Collection[date], bringing: 
     )
 
 
+DOUBLE_DIGITS = 15
+"""Decimals of so many digits come through a double and back; of longer ones a double cannot tell noise from digits."""
+DOUBLE_NOISE = 2.0**-51
+"""Relative: two units in the last place of a double, which is what one sum or product of decimals is off by."""
+
+
 def _cast(column: Column) -> str:
     """The text as the column's type, null where it does not say one without rounding or guessing."""
     text = f"nullif(trim({column.name}), '')"
@@ -218,7 +224,12 @@ def _cast(column: Column) -> str:
     if column.type.startswith("decimal"):
         # A cast rounds what has more digits.
         precision, scale = map(int, column.type[8:-1].split(","))
-        return f"if({cast} = try_cast({text} as decimal(38,{38 - precision + scale})), {cast}, null)"
+        exact = f"{cast} = try_cast({text} as decimal(38,{38 - precision + scale}))"
+        if precision <= DOUBLE_DIGITS:
+            # An export of binary doubles says 1108.8500000000001 where it means 1108.85: the number next to it, not another amount.
+            double = f"try_cast({cast} as double)"
+            exact = f"({exact} or abs(try_cast({text} as double) - {double}) <= abs({double}) * {DOUBLE_NOISE!r}d)"
+        return f"if({exact}, {cast}, null)"
     if column.type == "double":
         return f"if(isnan({cast}) or abs({cast}) = double('infinity'), null, {cast})"
     if column.type in ("timestamp", "date"):

@@ -41,7 +41,8 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
     met: list[str] = []
     try:
         evidence, held = _evidence(use_case, folder, run)
-        candidate = gates.Scored(model_version, _sha256(folder / "model" / "model.ubj"), _scores(folder / "model", use_case, model_version, held))
+        model = folder / "model"
+        candidate = gates.Scored(model_version, _sha256(model / "model.ubj"), _scores(model, use_case, model_version, held))
 
         def champion() -> gates.Scored | None:
             # Who would reign over the first night that the candidate would take over.

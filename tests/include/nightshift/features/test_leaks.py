@@ -222,23 +222,25 @@ def test_changes_reach_the_instant_of_the_cut_and_the_microsecond_after_it() -> 
         after = leaks._together(leaks._Hand(USE_CASE, "edges", 50_000_000), trial.rows, cut).rows
         new = [row for row in after.events if row["transaction_id"] > 50_000_000]
         own = [row for row in new if {name: row[name] for name in cut.ids} == cut.ids]
-        assert any(row["tx_datetime"] == cut.at + leaks.TICK and row["day"] <= cut.night for row in own) or cut.night > cut.at.date()
+        assert any(row["tx_datetime"] == cut.at + leaks.TICK and row["day"] <= cut.night for row in own)
         assert any(row["tx_datetime"] == cut.at and row["day"] > cut.night for row in own)
         assert any(row["reported_at"] == cut.at + leaks.TICK for row in after.verdicts)
         peers = [row for row in trial.rows.events if row["tx_datetime"] == cut.at and {n: row[n] for n in cut.ids} == cut.ids]
         assert len(peers) > 1
 
 
-def test_unrelated_rows_share_no_id_with_those_compared() -> None:
+def test_unrelated_rows_share_no_id_with_those_compared_not_even_by_way_of_others() -> None:
     trial = leaks._Trial(USE_CASE, asked({}), 1)
-    cut = leaks.cuts(USE_CASE, trial.world, 1, 1)[0]
-    step = leaks._unrelated(leaks._Hand(USE_CASE, "unrelated", 50_000_000), trial.rows, cut)
-
-    def related(rows: Any) -> list[dict[str, Any]]:
-        return [row for row in rows.events if any(row[name] == value for name, value in cut.ids.items())]
-
-    assert related(step.rows) == related(trial.rows)
-    assert len(step.compared) > 10
+    for cut in leaks.cuts(USE_CASE, trial.world, 1, 3):
+        step = leaks._unrelated(leaks._Hand(USE_CASE, "unrelated", 50_000_000), trial.rows, cut)
+        own = [row for row in trial.rows.events if row["transaction_id"] in step.compared]
+        assert {name: own[0][name] for name in cut.ids}.keys() == {"customer_id", "terminal_id"}
+        assert [row for row in step.rows.events if row["transaction_id"] in step.compared] == own
+        others = [row for row in step.rows.events if row["transaction_id"] not in step.compared]
+        assert min(len(own), len(others)) > 200
+        for name, value in cut.ids.items():
+            assert value in {row[name] for row in own}
+            assert not {row[name] for row in own} & {row[name] for row in others}
 
 
 def test_the_made_up_world_has_silvers_types_and_what_it_is_about() -> None:

@@ -57,7 +57,7 @@ LANDS: dict[str, tuple[int, dict[str, int]]] = {
     "huge-amounts.csv": (2, {"amount_in_range": 1, "unreadable_tx_amount": 1}),
     "nan-and-infinity.csv": (1, {"unreadable_tx_amount": 3}),
     "decimal-comma.csv": (1, {"unreadable_tx_amount": 2, "malformed": 1}),
-    "too-many-decimals.csv": (2, {"unreadable_tx_amount": 2}),
+    "too-many-decimals.csv": (4, {"unreadable_tx_amount": 3}),
     "scientific.csv": (2, {"unreadable_transaction_id": 1}),
     "formula-injection.csv": (1, {"unreadable_customer_id": 3}),
     "blanks-around.csv": (2, {}),
