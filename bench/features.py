@@ -1,0 +1,444 @@
+"""What features cost: beside the same definitions in DuckDB and in plain Spark SQL, with history, and in memory.
+
+`make bench NAME=features`: everything. `ARGS="windows"`, `"quantiles"`, `"nights"` or `"memory"` measures one part. A home and a server of
+its own, and simulated days (`include/usecases/card_fraud/world.py`).
+
+| figure | target |
+|---|---|
+| sums and counts of 183 days, beside the same definitions by hand in DuckDB | 2 x |
+| plain `RANGE` windows in Spark SQL, beside ours | 4 x at least |
+| median, deviation and spread of 183 days, beside DuckDB | 4 x |
+| a night's build after 365 nights of history, beside one after 30 | 1.2 x |
+| heap of the server while features and training set of 10 million rows are made | 4 GiB |
+
+All engines read the same Parquet and write Parquet, one after the other, in turns; what they bring is compared row for row before any
+time counts. One row in five hundred comes late, so that both clocks matter. For quantiles DuckDB has no way to leave out of a frame
+what a row's own night did not know, so there the late rows are left out for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import median
+
+import duckdb
+import numpy as np
+import psutil
+import pyarrow as pa
+from pyarrow import parquet
+from pyspark.sql import SparkSession
+
+from include.nightshift import nights as nights_module
+from include.nightshift.features import build, project, training_set
+from include.nightshift.lakehouse import catalog, log, tables
+from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.operate.served import served
+from include.nightshift.settings import Ports, Settings
+from include.usecases.card_fraud.usecase import USE_CASE
+from include.usecases.card_fraud.world import Simulator, World
+
+FIRST = date(2026, 1, 1)
+DAYS, A_DAY = 183, 9_700
+ROUNDS = 3
+DAY = 86_400_000_000
+LATE = 500
+"""One row in so many comes later than its day."""
+HEAP = "4g"
+
+
+@dataclass(frozen=True)
+class Figure:
+    what: str
+    seen: float
+    target: float
+    unit: str
+    at_least: bool = False
+
+    @property
+    def share(self) -> float:
+        """Of its target; above 1 is short."""
+        return self.target / self.seen if self.at_least else self.seen / self.target
+
+    def __str__(self) -> str:
+        sign = "at least " if self.at_least else ""
+        return f"{self.what:74} {self.seen:8.2f} {self.unit:3} target {sign}{self.target:g} {'ok' if self.share <= 1 else 'short'}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    session: SparkSession
+    settings: Settings
+    gc_log: Path
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home
+
+
+def main() -> int:
+    parts: dict[str, Callable[[Bench], list[Figure]]] = {
+        "windows": measure_windows,
+        "quantiles": measure_quantiles,
+        "nights": measure_nights,
+        "memory": measure_memory,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[], help="what to measure")
+    asked = parser.parse_args().parts or list(parts)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, DuckDB {duckdb.__version__}")
+    figures: list[Figure] = []
+    for name in asked:
+        # A server for each part: what one leaves in the heap is not the next one's.
+        with serving() as bench:
+            print(f"\n{name}", flush=True)
+            figures += parts[name](bench)
+    print("\n" + "\n".join(map(str, figures)))
+    worst = max(figures, key=lambda figure: figure.share)
+    print(f"features: {worst.share:.2f} (share of its target that '{worst.what}' takes) target 1 {'ok' if worst.share <= 1 else 'short'}")
+    return 0 if worst.share <= 1 else 1
+
+
+@contextmanager
+def serving() -> Iterator[Bench]:
+    home = Path(tempfile.mkdtemp(prefix="bench-"))
+    settings = Settings(home=home, clock=False, ports=Ports.free(), lakehouse_memory=HEAP)
+    gc_log = home / "gc.log"
+    try:
+        with served(settings, JDK_JAVA_OPTIONS=f"-Xlog:gc:file={gc_log}:none"):
+            session = lakehouse.connect(settings)
+            try:
+                catalog.create(session, settings)
+                yield Bench(session, settings, gc_log)
+            finally:
+                # While the server still answers: a client left open asks a dead one for minutes when Python ends.
+                session.stop()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def simulated(folder: Path, days: Sequence[int], a_day: int, late: int = LATE) -> Path:
+    """`transactions.parquet` and `fraud_labels.parquet` of those days, with silver's columns; a verdict on each, seven days later."""
+    folder.mkdir()
+    simulator = Simulator(World.of_size(a_day, seed=7))
+    dice = np.random.default_rng(7)
+    writers: dict[str, parquet.ParquetWriter] = {}
+    for number in days:
+        day = simulator.day(FIRST + timedelta(days=number))
+        order = np.argsort(day.transaction_id)
+        night = np.datetime64(FIRST, "D") + number
+        brought = np.full(len(day), night)
+        if late:
+            brought[dice.random(len(day)) < 1 / late] += dice.integers(1, 30)
+        events = {
+            "transaction_id": day.transaction_id[order],
+            "tx_datetime": day.tx_datetime[order].astype("datetime64[us]"),
+            "customer_id": day.customer_id[order],
+            "terminal_id": day.terminal_id[order],
+            "cents": day.cents[order],
+            "day": brought,
+        }
+        verdicts = {
+            "transaction_id": events["transaction_id"],
+            "tx_fraud": (day.fraud[order] > 0).astype(np.int32),
+            "reported_at": events["tx_datetime"] + np.timedelta64(7, "D"),
+            "day": np.full(len(day), night + 7),
+        }
+        for name, columns in (("transactions", events), ("fraud_labels", verdicts)):
+            table = pa.table({column: pa.array(values) for column, values in columns.items()})
+            if name not in writers:
+                writers[name] = parquet.ParquetWriter(folder / f"{name}.parquet", table.schema)
+            writers[name].write_table(table)
+    for writer in writers.values():
+        writer.close()
+    return folder
+
+
+def views(bench: Bench, folder: Path, where: str = "true") -> None:
+    """The simulated tables as silver has them, for Spark: `silver_transactions` and `silver_fraud_labels`."""
+    for name, query in silver_of(folder, where).items():
+        bench.session.sql(f"create or replace temporary view silver_{name} as {query}")
+
+
+def silver_of(folder: Path, where: str) -> dict[str, str]:
+    known = "cast(date_add(day, 1) as timestamp) as known_at"
+    events = f"parquet.`{folder}/transactions.parquet`"
+    amount = "cast(cents / 100 as decimal(12,2)) as tx_amount"
+    columns = "transaction_id, cast(tx_datetime as timestamp) as tx_datetime, customer_id, terminal_id"
+    return {
+        "transactions": f"select day, {columns}, {amount}, {known} from {events} where {where}",
+        "fraud_labels": f"select day, transaction_id, tx_fraud, cast(reported_at as timestamp) as reported_at, {known} "
+        f"from parquet.`{folder}/fraud_labels.parquet`",
+    }
+
+
+def measure_windows(bench: Bench) -> list[Figure]:
+    folder = simulated(bench.home / "days", range(DAYS), A_DAY)
+    views(bench, folder)
+    ours = our_windows(bench)
+    ways: dict[str, Callable[[Path], None]] = {
+        "Nightshift": ours,
+        "DuckDB, by hand": lambda out: in_duckdb(folder, by_hand("epoch_us({})"), out),
+        "Spark SQL, plain RANGE": lambda out: write(bench, by_hand("unix_micros({})"), out),
+    }
+    taken = in_turns(bench, ways, order="transaction_id")
+    figure = {way: median(seconds) for way, seconds in taken.items()}
+    return [
+        Figure("sums and counts, beside DuckDB by hand", figure["Nightshift"] / figure["DuckDB, by hand"], 2.0, "x"),
+        Figure("plain RANGE windows in Spark SQL, beside ours", figure["Spark SQL, plain RANGE"] / figure["Nightshift"], 4.0, "x", True),
+    ]
+
+
+WINDOWS = (1, 7, 30)
+COUNTED = ", ".join(f"count_{n}d, cents_{n}d, there_{n}d, frauds_{n}d" for n in WINDOWS)
+
+
+def our_windows(bench: Bench) -> Callable[[Path], None]:
+    """The shipped models of sums and counts, as a build runs them: each laid in a folder before the next reads it."""
+    wanted = ("history", "verdicts", "customer_windows", "terminal_windows", "terminal_frauds")
+    models = project.compiled(bench.session, bench.settings, USE_CASE).models
+    chosen = [(name, query) for name, query in models if name.removeprefix("card_fraud_") in wanted]
+    figures = ", ".join(
+        f"c.count_{n}d, c.cents_{n}d, t.count_{n}d as there_{n}d, coalesce(f.frauds_{n}d, 0) as frauds_{n}d" for n in WINDOWS
+    )
+    joined = f"""
+select c.transaction_id, {figures}
+from card_fraud_customer_windows c
+join card_fraud_terminal_windows t on c.transaction_id = t.transaction_id
+left join card_fraud_terminal_frauds f on c.transaction_id = f.transaction_id
+"""
+    plan = project.Compiled((*chosen, ("joined", joined)))
+    nights = [FIRST, FIRST + timedelta(days=DAYS + 30)]
+
+    def run(out: Path) -> None:
+        with plan.over(bench.session, bench.settings, nights, SOURCES) as frame:
+            shutil.copytree(frame.inputFiles()[0].removeprefix("file://").rsplit("/", 1)[0], out)
+
+    return run
+
+
+SOURCES = {"silver.transactions": "silver_transactions", "silver.fraud_labels": "silver_fraud_labels"}
+
+
+def by_hand(micros: str) -> str:
+    """Sums and counts as one would write them with `RANGE` windows; what a row's night did not know is taken off again."""
+    at, reported = micros.format("tx_datetime"), micros.format("l.reported_at")
+
+    def frame(key: str, first: int, last: int) -> str:
+        end = f"{last * DAY} preceding" if last else "current row"
+        return f"over (partition by {key} order by at range between {first * DAY - 1} preceding and {end})"
+
+    windows = ", ".join(
+        f"count(*) {frame('customer_id', n, 0)} as count_{n}d, sum(cents) {frame('customer_id', n, 0)} as cents_{n}d, "
+        f"count(*) {frame('terminal_id', n + 7, 7)} as there_{n}d"
+        for n in WINDOWS
+    )
+    unseen_own = ", ".join(
+        f"count(*) filter (where l.at > e.at - {n * DAY}) as count_{n}d, "
+        f"coalesce(sum(l.cents) filter (where l.at > e.at - {n * DAY}), 0) as cents_{n}d"
+        for n in WINDOWS
+    )
+    unseen_there = ", ".join(f"count(*) filter (where l.at > e.at - {(n + 7) * DAY}) as there_{n}d" for n in WINDOWS)
+    frauds = ", ".join(f"count(*) filter (where v.at > e.at - {(n + 7) * DAY}) as frauds_{n}d" for n in WINDOWS)
+    figures = ", ".join(
+        f"cast(w.count_{n}d - coalesce(o.count_{n}d, 0) as bigint) as count_{n}d, "
+        f"cast(w.cents_{n}d - coalesce(o.cents_{n}d, 0) as bigint) as cents_{n}d, "
+        f"cast(w.there_{n}d - coalesce(u.there_{n}d, 0) as bigint) as there_{n}d, "
+        f"cast(coalesce(f.frauds_{n}d, 0) as bigint) as frauds_{n}d"
+        for n in WINDOWS
+    )
+    return f"""
+with t as (
+  select day, transaction_id, customer_id, terminal_id, {at} as at, cast(tx_datetime as date) as own_day,
+    cast(tx_amount * 100 as bigint) as cents
+  from silver_transactions
+),
+late as (select * from t where day > own_day),
+verdicts as (
+  select t.terminal_id, t.at, {reported} as reported, greatest(l.day, t.day) as day
+  from silver_fraud_labels l join t on t.transaction_id = l.transaction_id where l.tx_fraud = 1
+),
+w as (select transaction_id, {windows} from t),
+o as (
+  select e.transaction_id, {unseen_own}
+  from t e join late l on e.customer_id = l.customer_id and l.day > e.day and l.at <= e.at group by e.transaction_id
+),
+u as (
+  select e.transaction_id, {unseen_there}
+  from t e join late l on e.terminal_id = l.terminal_id and l.day > e.day and l.at <= e.at - {7 * DAY} group by e.transaction_id
+),
+f as (
+  select e.transaction_id, {frauds}
+  from t e join verdicts v on e.terminal_id = v.terminal_id and v.at <= e.at - {7 * DAY} and v.reported <= e.at and v.day <= e.day
+  group by e.transaction_id
+)
+select w.transaction_id, {figures}
+from w left join o on w.transaction_id = o.transaction_id left join u on w.transaction_id = u.transaction_id
+  left join f on w.transaction_id = f.transaction_id
+"""
+
+
+def measure_quantiles(bench: Bench) -> list[Figure]:
+    folder = simulated(bench.home / "days", range(DAYS), A_DAY, late=0)
+    views(bench, folder)
+    names = ", ".join(f"customer.{name}" for name in ("transaction_id", "amount_to_median", "amount_deviation", "amount_spread"))
+    models = dict(project.compiled(bench.session, bench.settings, USE_CASE).models)
+    columns = "customer_id, transaction_id, unix_micros(tx_datetime) as at, day, cast(tx_amount * 100 as bigint) as cents"
+    history = f"select {columns}, true as is_event from silver_transactions"
+    bench.session.sql(f"create or replace temporary view bench_history as {history}")
+    bench.session.sql("create or replace temporary view bench_verdicts as select 0L as transaction_id, true as is_fraud where false")
+    habits = re.sub(r"card_fraud_(history|verdicts)", r"bench_\1", models["card_fraud_customer_habits"])
+    frame = f"over (partition by customer_id order by at range between {30 * DAY - 1} preceding and current row exclude current row)"
+    quantiles = {"middle": "quantile_cont(cents, 0.5)", "low": "quantile_cont(cents, 0.25)", "high": "quantile_cont(cents, 0.75)"}
+    aggregates = ", ".join(
+        f"{sql} {frame} as {name}" for name, sql in (quantiles | {"deviation": "mad(cents)", "others": "count(*)"}).items()
+    )
+    duck = f"""
+select transaction_id, case when middle > 0 then cents / middle end as amount_to_median,
+  case when middle > 0 and others >= 3 and deviation > 0 then (cents - middle) / deviation end as amount_deviation,
+  case when middle > 0 and others >= 3 and high > low then (cents - middle) / (high - low) end as amount_spread
+from (select *, {aggregates}
+  from (select *, epoch_us(tx_datetime) as at, cast(tx_amount * 100 as bigint) as cents from silver_transactions))
+"""
+    ways: dict[str, Callable[[Path], None]] = {
+        "Nightshift": lambda out: write(bench, f"select {names} from ({habits}) customer", out),
+        "DuckDB": lambda out: in_duckdb(folder, duck, out),
+    }
+    taken = in_turns(bench, ways, order="transaction_id")
+    ratio = median(taken["Nightshift"]) / median(taken["DuckDB"])
+    return [Figure("median, deviation and spread, beside DuckDB", ratio, 4.0, "x")]
+
+
+def write(bench: Bench, query: str, out: Path) -> None:
+    bench.session.sql(query).write.parquet(str(out))
+
+
+def in_duckdb(folder: Path, query: str, out: Path) -> None:
+    out.mkdir()
+    with duckdb.connect() as connection:
+        connection.execute(f"set threads = {os.cpu_count()}; set timezone = 'UTC'")
+        amount = "cast(cents / 100 as decimal(12,2)) as tx_amount"
+        events = f"select * exclude (cents), {amount} from '{folder}/transactions.parquet'"
+        connection.execute(f"create view silver_transactions as {events}")
+        connection.execute(f"create view silver_fraud_labels as from '{folder}/fraud_labels.parquet'")
+        connection.execute(f"copy ({query}) to '{out}/rows.parquet' (format parquet)")
+
+
+def in_turns(bench: Bench, ways: dict[str, Callable[[Path], None]], order: str) -> dict[str, list[float]]:
+    """Seconds of each way, in turns, after one round that is not counted but compared row for row."""
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for round_ in range(ROUNDS + 1):
+        outs = {}
+        for number, (way, act) in enumerate(ways.items()):
+            out = bench.home / f"out-{round_}-{number}"
+            started = time.monotonic()
+            act(out)
+            taken[way] += [time.monotonic() - started] if round_ else []
+            outs[way] = out
+        if not round_:
+            compare(outs)
+        for out in outs.values():
+            shutil.rmtree(out)
+    for way, seconds in taken.items():
+        print(f"  {way:24} median {median(seconds):7.2f} s   {' '.join(f'{second:.2f}' for second in seconds)}", flush=True)
+    return taken
+
+
+def compare(outs: dict[str, Path]) -> None:
+    (first, held), *others = outs.items()
+    with duckdb.connect() as connection:
+        rows = connection.execute(f"select count(*) from '{held}/*.parquet'").fetchone()
+        for way, out in others:
+            for one, other in ((held, out), (out, held)):
+                differing = f"select * from '{one}/*.parquet' except all select * from '{other}/*.parquet'"
+                found = connection.execute(f"{differing} limit 3").fetchall()
+                assert not found, f"{first} and {way} differ, for instance in {found}"
+    assert rows
+    print(f"  {rows[0]:,} rows, equal row for row", flush=True)
+
+
+def measure_nights(bench: Bench) -> list[Figure]:
+    """Nights of 10,000 rows through the whole build, dbt included, in a warm process."""
+    early, late = 30, 365
+    loaded = 0
+    medians = {}
+    for after in (early, late):
+        folder = simulated(bench.home / f"until-{after}", range(loaded, after + 6), A_DAY)
+        views(bench, folder)
+        for feed, name in ((USE_CASE.events, "transactions"), (USE_CASE.labels, "fraud_labels")):
+            bench.session.sql(f"insert into {tables.silver(feed)} by name select * from silver_{name} distribute by day")
+        loaded = after + 6
+        seconds = []
+        for number in range(after, after + 6):
+            started = time.monotonic()
+            build.build(bench.session, bench.settings, USE_CASE, [FIRST + timedelta(days=number)])
+            seconds.append(time.monotonic() - started)
+        medians[after] = median(seconds[1:])
+        print(f"  after {after:3} nights: {' '.join(f'{second:.2f}' for second in seconds)} (the first warms up)", flush=True)
+    return [Figure(f"a night after {late} nights, beside one after {early}", medians[late] / medians[early], 1.2, "x")]
+
+
+def measure_memory(bench: Bench) -> list[Figure]:
+    """Features and training set of 10 million rows: 183 nights of 55,000."""
+    folder = simulated(bench.home / "days", range(DAYS), 55_000)
+    views(bench, folder)
+    for feed, name in ((USE_CASE.events, "transactions"), (USE_CASE.labels, "fraud_labels")):
+        bench.session.sql(f"insert into {tables.silver(feed)} by name select * from silver_{name} distribute by day")
+    before = len(bench.gc_log.read_text().splitlines())
+    last = FIRST + timedelta(days=DAYS - 1)
+    started = time.monotonic()
+    with workers() as peaks:
+        nights = list(nights_module.between(FIRST, last + timedelta(days=29)))
+        built = build.build(bench.session, bench.settings, USE_CASE, nights)
+        rows = sum(built.rows.values())
+        print(f"  features of {rows:,} rows: {time.monotonic() - started:.0f} s", flush=True)
+        split = training_set.split(USE_CASE, FIRST, last)
+        versions = {str(table): log.version(bench.settings, table) for table in training_set.tables_read(USE_CASE)}
+        started = time.monotonic()
+        made = training_set.write(bench.session, bench.settings, USE_CASE, split, versions, bench.home / "set")
+        print(f"  training set of {made.rows['train'] + made.rows['holdout']:,} rows: {time.monotonic() - started:.0f} s", flush=True)
+    collections = bench.gc_log.read_text().splitlines()[before:]
+    heap = max(int(match[1]) for match in (re.search(r"(\d+)M->\d+M\(\d+M\)", line) for line in collections) if match) / 1024
+    held = ", ".join(f"{name} {peak / 2**30:.2f} GiB" for name, peak in peaks.items())
+    print(f"  peak heap {heap:.2f} GiB of {HEAP}; peak resident: {held}", flush=True)
+    return [Figure("heap of the server for features and training set of 10 million rows", heap, 4.0, "GiB")]
+
+
+@contextmanager
+def workers() -> Iterator[dict[str, float]]:
+    """Peak resident bytes of the server and of its largest Python worker, and of this process, while the block lasts."""
+    import threading
+
+    peaks: dict[str, float] = {"server": 0, "a Python worker": 0, "this process": 0}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    name = "server" if child.name() == "java" else "a Python worker"
+                    peaks[name] = max(peaks[name], child.memory_info().rss)
+                except psutil.NoSuchProcess:
+                    continue
+            peaks["this process"] = max(peaks["this process"], psutil.Process().memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        watcher.join()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
