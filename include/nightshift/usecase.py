@@ -162,7 +162,7 @@ class Feature:
     calendar: bool = False
     """A function of the date alone: it moves with every week, so no drift is measured of it."""
     cost_seconds: float | None = None
-    """What its model takes for a million rows, shared with the other features of that model; None until `bench/ablation.py` measured it."""
+    """What its model takes for a million rows, shared with the other features of that model; None until measured."""
     benefit: float | None = None
     """Average precision that is lost without it; None until measured."""
 

@@ -654,7 +654,7 @@ def models(session: SparkSession, settings: Settings, use_case: UseCase) -> Comp
 
 
 def scan_models(session: SparkSession, settings: Settings, use_case: UseCase, *, seeds: Iterable[int] = (1,), cuts_each: int = 2) -> Scan:
-    """Scan a use case's own features. Half a minute for a seed.
+    """Scan a use case's own features. A minute or two for a seed.
 
     Raises:
         ConfigurationError: the use case's shape leaves nothing to change.
