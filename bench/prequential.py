@@ -26,7 +26,6 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from pyarrow import parquet
 from pyspark.sql import SparkSession
 
@@ -38,7 +37,7 @@ from include.nightshift.lakehouse import catalog, log, tables
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate.environment import environment
 from include.nightshift.operate.served import served
-from include.nightshift.promote import metrics
+from include.nightshift.promote import judge, metrics
 from include.nightshift.score import scores
 from include.nightshift.settings import ROOT, Ports, Settings
 from include.nightshift.train import pin
@@ -215,28 +214,10 @@ def _published(folder: Path) -> Scores:
 
 def _fold(folder: Path, use_case: UseCase, scored: Scores) -> metrics.FoldMetrics:
     run = TrainingRun.load(folder)
-    assert run.holdout_first is not None
-    held = parquet.read_table(folder / "data" / "holdout").sort_by(run.key)
-    frauds = parquet.read_table(folder / "data" / "frauds")
+    evidence, held = judge.evidence(use_case, folder, run)
     keys, score = scored
     # Scores are of all events of the nights; the protocol looks at those with a verdict.
-    score = score[np.searchsorted(keys, held.column(run.key).to_numpy())]
-    return metrics.fold(
-        _days(held),
-        held.column(run.entity).to_numpy(),
-        held.column(run.target).to_numpy(),
-        score,
-        first_test_day=run.holdout_first,
-        known_fraud_day=_days(frauds),
-        known_fraud_entity=frauds.column(run.entity).to_numpy(),
-        label_delay_days=use_case.label_delay_days,
-        list_size=use_case.list_size,
-    )
-
-
-def _days(table: pa.Table) -> np.ndarray:
-    days: np.ndarray = table.column("day").to_numpy().astype("datetime64[D]")
-    return days
+    return evidence.measure(score[np.searchsorted(keys, held.column(run.key).to_numpy())])
 
 
 def _report(entrants: Sequence[Entrant], first_days: Sequence[date], target: float | None) -> int:

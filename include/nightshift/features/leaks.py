@@ -634,7 +634,6 @@ def _blind(answered: Mapping[str, set[str]], verdicts_matter: bool) -> Iterable[
 def models(session: SparkSession, settings: Settings, use_case: UseCase) -> Compute:
     """The use case's dbt models, over views of the tables given."""
     compiled = project.compiled(session, settings, use_case)
-    project.prepare(session, [use_case])
 
     def compute(events: pa.Table, verdicts: pa.Table, nights: Sequence[date]) -> pa.Table:
         views = {}

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from include.nightshift.features import project
 from include.nightshift.lakehouse import records, tables, writes
@@ -123,7 +123,7 @@ def _judged(settings: Settings, use_case: UseCase, scored: pa.Table, anew: pa.Ta
     from include.nightshift.train import trees
 
     names = use_case.feature_names
-    held, fresh = (_matrix(table, names) for table in (scored, anew))
+    held, fresh = (trees.matrix(table, names) for table in (scored, anew))
     versions = scored.column("model_version").to_numpy(zero_copy_only=False)
     score = np.full(len(versions), np.nan)
     for version in np.unique(versions):
@@ -148,9 +148,3 @@ def _verdict(night: date, names: Sequence[str], differs: np.ndarray, held: np.nd
         known = apart[apart == apart]
         columns.append(Difference(name, int(rows.sum()), float(known.max()) if len(known) else None))
     return Parity(night, len(differs), int(differs.any(axis=1).sum()), tuple(columns))
-
-
-def _matrix(table: pa.Table, names: Sequence[str]) -> Any:
-    import numpy as np
-
-    return np.column_stack([table.column(name).to_numpy() for name in names])

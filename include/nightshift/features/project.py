@@ -91,15 +91,13 @@ class Compiled:
         with tempfile.TemporaryDirectory(dir=settings.home / "dbt", prefix="over-") as folder:
             renamed = {name: f"{Path(folder).name.replace('-', '_')}_{name}" for name, _ in self.models} | dict(sources)
             names = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, renamed))})(?![\w.])")
-            frame = session.range(0).toDF("nothing")
-            for name, query in self.models:
-                for end, night in ends.items():
-                    query = query.replace(f"{{{end}}}", night)
-                session.sql(names.sub(lambda match: renamed[match[1]], query)).write.parquet(f"{folder}/{name}")
-                frame = session.read.parquet(f"{folder}/{name}")
-                frame.createOrReplaceTempView(renamed[name])
             try:
-                yield frame
+                for name, query in self.models:
+                    for end, night in ends.items():
+                        query = query.replace(f"{{{end}}}", night)
+                    session.sql(names.sub(lambda match: renamed[match[1]], query)).write.parquet(f"{folder}/{name}")
+                    session.read.parquet(f"{folder}/{name}").createOrReplaceTempView(renamed[name])
+                yield session.table(renamed[self.models[-1][0]])
             finally:
                 for name, _ in self.models:
                     session.catalog.dropTempView(renamed[name])

@@ -40,7 +40,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
     """Judge the run's model and keep the report. Whatever cannot be read or computed is a rejection with that reason."""
     met: list[str] = []
     try:
-        evidence, held = _evidence(use_case, folder, run)
+        judged_on, held = evidence(use_case, folder, run)
         model = folder / "model"
         candidate = gates.Scored(model_version, _sha256(model / "model.ubj"), _scores(model, use_case, model_version, held))
 
@@ -54,7 +54,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
             model = registry.local_copy(settings, use_case, version)
             return gates.Scored(version, _sha256(model / "model.ubj"), _scores(model, use_case, version, held))
 
-        report = gates.judge(candidate, champion, evidence, use_case.gate)
+        report = gates.judge(candidate, champion, judged_on, use_case.gate)
     except Exception as error:  # noqa: BLE001 - fail closed: what cannot be judged is rejected, and the report says why
         report = gates.Report((Verdict("judge", False, (f"could not be judged ({type(error).__name__}: {error})",)),))
     champion_version = met[0] if met else None
@@ -89,14 +89,19 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
     return Judged(report, digest, model_version, champion_version)
 
 
-def _evidence(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[gates.Evidence, pa.Table]:
+def evidence(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[gates.Evidence, pa.Table]:
+    """What a run held out, as gates look at it, and its rows in the order of their key.
+
+    Raises:
+        NotMaturedError: it holds nothing out.
+    """
     from pyarrow import parquet
 
     if run.holdout_first is None:
         raise NotMaturedError(f"run {run.run_id} holds nothing out, so nothing can judge it: pin a run with held-out nights")
     held = parquet.read_table(folder / "data" / "holdout").sort_by(run.key)
     frauds = parquet.read_table(folder / "data" / "frauds")
-    evidence = gates.Evidence(
+    found = gates.Evidence(
         day=_days(held),
         entity=held.column(run.entity).to_numpy(),
         target=held.column(run.target).to_numpy(),
@@ -106,7 +111,7 @@ def _evidence(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[gates.
         label_delay_days=use_case.label_delay_days,
         list_size=use_case.list_size,
     )
-    return evidence, held
+    return found, held
 
 
 def _days(table: pa.Table) -> np.ndarray:
@@ -115,13 +120,11 @@ def _days(table: pa.Table) -> np.ndarray:
 
 
 def _scores(model: Path, use_case: UseCase, version: str, held: pa.Table) -> np.ndarray:
-    import numpy as np
-
     from include.nightshift.train import trees
 
     booster = trees.load_booster(model / "model.ubj")
     names = registry.features_read(use_case, version, booster)
-    return trees.predict(booster, np.column_stack([held.column(name).to_numpy() for name in names]), names)
+    return trees.predict(booster, trees.matrix(held, names), names)
 
 
 def _sha256(path: Path) -> str:

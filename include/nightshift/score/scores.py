@@ -14,7 +14,6 @@ from include.nightshift.lakehouse.session import where
 from include.nightshift.promote import registry
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
@@ -81,7 +80,7 @@ def scored_by(frame: DataFrame, settings: Settings, use_case: UseCase, version: 
 
         booster = trees.load_booster(model)
         for batch in batches:
-            yield batch.append_column("score", pa.array(trees.predict(booster, _matrix(batch, names), names), pa.float64()))
+            yield batch.append_column("score", pa.array(trees.predict(booster, trees.matrix(batch, names), names), pa.float64()))
 
     def explain(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import numpy as np
@@ -93,7 +92,7 @@ def scored_by(frame: DataFrame, settings: Settings, use_case: UseCase, version: 
         for batch in batches:
             reasons = np.full((batch.num_rows, len(REASONS)), None, dtype=object)
             near = batch.column("place").to_numpy() <= explained
-            reasons[near] = trees.top_reasons(booster, _matrix(batch, names)[near], names, k=len(REASONS))
+            reasons[near] = trees.top_reasons(booster, trees.matrix(batch, names)[near], names, k=len(REASONS))
             told = [pa.array(column, pa.string()) for column in reasons.T]
             kept = batch.select([name for name in batch.schema.names if name not in (*names, "place")])
             yield pa.RecordBatch.from_arrays([*kept.columns, *told], names=[*kept.schema.names, *REASONS])
@@ -111,9 +110,3 @@ def scored_by(frame: DataFrame, settings: Settings, use_case: UseCase, version: 
         F.lit(features_version).alias("features_version"),
         F.current_timestamp().alias("scored_at"),
     )
-
-
-def _matrix(batch: pa.RecordBatch, names: Sequence[str]) -> np.ndarray:
-    import numpy as np
-
-    return np.column_stack([batch.column(name).to_numpy(zero_copy_only=False) for name in names])

@@ -18,6 +18,7 @@ from include.nightshift.usecase import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     import xgboost as xgb
 
     from include.nightshift.train.run import Rows
@@ -102,6 +103,13 @@ def load_booster(model: Path | bytes) -> xgb.Booster:
         raise TrainingFailedError(
             f"{what} cannot be read as a model ({str(error).splitlines()[0]}): take it from its MLflow run again"
         ) from error
+
+
+def matrix(rows: pa.Table | pa.RecordBatch, names: Sequence[str]) -> np.ndarray:
+    """The columns of Arrow rows side by side, (rows, names); null is NaN."""
+    import numpy as np
+
+    return np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in names])
 
 
 def predict(booster: xgb.Booster, matrix: np.ndarray, feature_names: Sequence[str], *, threads: int = 1) -> np.ndarray:
