@@ -1,1 +1,36 @@
 """Benches: one program per headline figure. `make bench NAME=x ARGS="…"` runs `bench/x.py`; see bench/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure beside its target."""
+
+    what: str
+    seen: float
+    target: float
+    unit: str
+    at_least: bool = False
+    """Whether more is better."""
+
+    @property
+    def share(self) -> float:
+        """Of its target that it takes; above 1 is short."""
+        return self.target / self.seen if self.at_least else self.seen / self.target
+
+    def __str__(self) -> str:
+        sign = "at least " if self.at_least else ""
+        return f"{self.what:74} {self.seen:8.2f} {self.unit:3} target {sign}{self.target:g} {'ok' if self.share <= 1 else 'short'}"
+
+
+def report(name: str, figures: Sequence[Figure]) -> int:
+    """Print the figures and the closing line of a bench that has several; its exit code."""
+    print("\n" + "\n".join(map(str, figures)))
+    worst = max(figures, key=lambda figure: figure.share)
+    verdict = "ok" if worst.share <= 1 else "short"
+    print(f"{name}: {worst.share:.2f} (share of its target that '{worst.what}' takes) target 1 {verdict}")
+    return 0 if worst.share <= 1 else 1

@@ -38,11 +38,11 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyspark.sql import SparkSession
 
+from bench import Figure, report
 from include.nightshift import nights as nights_module
 from include.nightshift.features import build, project, training_set
 from include.nightshift.lakehouse import catalog, log, tables
-from include.nightshift.lakehouse import session as lakehouse
-from include.nightshift.operate.served import served
+from include.nightshift.operate.served import connected
 from include.nightshift.settings import Ports, Settings
 from include.usecases.card_fraud.usecase import USE_CASE
 from include.usecases.card_fraud.world import Simulator, World
@@ -54,24 +54,6 @@ DAY = 86_400_000_000
 LATE = 500
 """One row in so many comes later than its day."""
 HEAP = "4g"
-
-
-@dataclass(frozen=True)
-class Figure:
-    what: str
-    seen: float
-    target: float
-    unit: str
-    at_least: bool = False
-
-    @property
-    def share(self) -> float:
-        """Of its target; above 1 is short."""
-        return self.target / self.seen if self.at_least else self.seen / self.target
-
-    def __str__(self) -> str:
-        sign = "at least " if self.at_least else ""
-        return f"{self.what:74} {self.seen:8.2f} {self.unit:3} target {sign}{self.target:g} {'ok' if self.share <= 1 else 'short'}"
 
 
 @dataclass(frozen=True)
@@ -102,10 +84,7 @@ def main() -> int:
         with serving() as bench:
             print(f"\n{name}", flush=True)
             figures += parts[name](bench)
-    print("\n" + "\n".join(map(str, figures)))
-    worst = max(figures, key=lambda figure: figure.share)
-    print(f"features: {worst.share:.2f} (share of its target that '{worst.what}' takes) target 1 {'ok' if worst.share <= 1 else 'short'}")
-    return 0 if worst.share <= 1 else 1
+    return report("features", figures)
 
 
 @contextmanager
@@ -114,14 +93,9 @@ def serving() -> Iterator[Bench]:
     settings = Settings(home=home, clock=False, ports=Ports.free(), lakehouse_memory=HEAP)
     gc_log = home / "gc.log"
     try:
-        with served(settings, JDK_JAVA_OPTIONS=f"-Xlog:gc:file={gc_log}:none"):
-            session = lakehouse.connect(settings)
-            try:
-                catalog.create(session, settings)
-                yield Bench(session, settings, gc_log)
-            finally:
-                # While the server still answers: a client left open asks a dead one for minutes when Python ends.
-                session.stop()
+        with connected(settings, JDK_JAVA_OPTIONS=f"-Xlog:gc:file={gc_log}:none") as session:
+            catalog.create(session, settings)
+            yield Bench(session, settings, gc_log)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -163,19 +137,19 @@ def simulated(folder: Path, days: Sequence[int], a_day: int, late: int = LATE) -
     return folder
 
 
-def views(bench: Bench, folder: Path, where: str = "true") -> None:
+def views(bench: Bench, folder: Path) -> None:
     """The simulated tables as silver has them, for Spark: `silver_transactions` and `silver_fraud_labels`."""
-    for name, query in silver_of(folder, where).items():
+    for name, query in silver_of(folder).items():
         bench.session.sql(f"create or replace temporary view silver_{name} as {query}")
 
 
-def silver_of(folder: Path, where: str) -> dict[str, str]:
+def silver_of(folder: Path) -> dict[str, str]:
     known = "cast(date_add(day, 1) as timestamp) as known_at"
     events = f"parquet.`{folder}/transactions.parquet`"
     amount = "cast(cents / 100 as decimal(12,2)) as tx_amount"
     columns = "transaction_id, cast(tx_datetime as timestamp) as tx_datetime, customer_id, terminal_id"
     return {
-        "transactions": f"select day, {columns}, {amount}, {known} from {events} where {where}",
+        "transactions": f"select day, {columns}, {amount}, {known} from {events}",
         "fraud_labels": f"select day, transaction_id, tx_fraud, cast(reported_at as timestamp) as reported_at, {known} "
         f"from parquet.`{folder}/fraud_labels.parquet`",
     }
@@ -190,7 +164,7 @@ def measure_windows(bench: Bench) -> list[Figure]:
         "DuckDB, by hand": lambda out: in_duckdb(folder, by_hand("epoch_us({})"), out),
         "Spark SQL, plain RANGE": lambda out: write(bench, by_hand("unix_micros({})"), out),
     }
-    taken = in_turns(bench, ways, order="transaction_id")
+    taken = in_turns(bench, ways)
     figure = {way: median(seconds) for way, seconds in taken.items()}
     return [
         Figure("sums and counts, beside DuckDB by hand", figure["Nightshift"] / figure["DuckDB, by hand"], 2.0, "x"),
@@ -313,7 +287,7 @@ from (select *, {aggregates}
         "Nightshift": lambda out: write(bench, f"select {names} from ({habits}) customer", out),
         "DuckDB": lambda out: in_duckdb(folder, duck, out),
     }
-    taken = in_turns(bench, ways, order="transaction_id")
+    taken = in_turns(bench, ways)
     ratio = median(taken["Nightshift"]) / median(taken["DuckDB"])
     return [Figure("median, deviation and spread, beside DuckDB", ratio, 4.0, "x")]
 
@@ -333,7 +307,7 @@ def in_duckdb(folder: Path, query: str, out: Path) -> None:
         connection.execute(f"copy ({query}) to '{out}/rows.parquet' (format parquet)")
 
 
-def in_turns(bench: Bench, ways: dict[str, Callable[[Path], None]], order: str) -> dict[str, list[float]]:
+def in_turns(bench: Bench, ways: dict[str, Callable[[Path], None]]) -> dict[str, list[float]]:
     """Seconds of each way, in turns, after one round that is not counted but compared row for row."""
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for round_ in range(ROUNDS + 1):

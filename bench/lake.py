@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from statistics import median
@@ -30,13 +30,13 @@ from statistics import median
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from bench import Figure, report
 from include.nightshift import ingest, usecase
 from include.nightshift.ingest import landing
 from include.nightshift.lakehouse import catalog, log, maintenance, storage, tables, writes
-from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.lakehouse.files import Folder
 from include.nightshift.lakehouse.tables import Table, TableColumn
-from include.nightshift.operate.served import served
+from include.nightshift.operate.served import connected
 from include.nightshift.settings import Ports, Settings
 from include.usecases.card_fraud.simulator import simulate
 from include.usecases.card_fraud.usecase import USE_CASE
@@ -58,21 +58,6 @@ PLAIN = "Delta's own replaceWhere, nothing compared"
 """What a replacement costs at least: it begins right after a commit too."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    what: str
-    seen: float
-    target: float
-    unit: str
-
-    @property
-    def ok(self) -> bool:
-        return self.seen <= self.target
-
-    def __str__(self) -> str:
-        return f"{self.what:66} {self.seen:7.2f} {self.unit:2} target {self.target:g} {'ok' if self.ok else 'short'}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=["writes", "ingest", "history", []], default=[], help="what to measure")
@@ -88,23 +73,15 @@ def main() -> int:
     figures: list[Figure] = []
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
     try:
-        with served(settings):
-            session = lakehouse.connect(settings)
-            try:
-                catalog.create(session, settings)
-                for name, measure in parts.items():
-                    if not arguments.parts or name in arguments.parts:
-                        print(f"\n{name}", flush=True)
-                        figures += measure(session, settings)
-            finally:
-                # While the server still answers: a client left open asks a dead one for minutes when Python ends.
-                session.stop()
+        with connected(settings) as session:
+            catalog.create(session, settings)
+            for name, measure in parts.items():
+                if not arguments.parts or name in arguments.parts:
+                    print(f"\n{name}", flush=True)
+                    figures += measure(session, settings)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    print("\n" + "\n".join(map(str, figures)))
-    worst = max(figures, key=lambda figure: figure.seen / figure.target)
-    print(f"lake: {worst.seen / worst.target:.2f} (share of its target that '{worst.what}' takes) target 1 {'ok' if worst.ok else 'short'}")
-    return 0 if worst.ok else 1
+    return report("lake", figures)
 
 
 def measure_writes(session: SparkSession, settings: Settings) -> list[Figure]:

@@ -34,9 +34,8 @@ from include.nightshift.errors import NightshiftError, NotMaturedError
 from include.nightshift.features import build
 from include.nightshift.ingest import landing, places
 from include.nightshift.lakehouse import catalog, log, tables
-from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.operate.environment import environment
-from include.nightshift.operate.served import served
+from include.nightshift.operate.served import connected
 from include.nightshift.promote import judge, metrics
 from include.nightshift.score import scores
 from include.nightshift.settings import ROOT, Ports, Settings
@@ -88,13 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         settings = replace(settings, feed_spans=landing.spans(settings, USE_CASE.feeds))
         use_case = usecase.load(USE_CASE.name, settings)
-        with served(settings):
-            session = lakehouse.connect(settings)
-            try:
-                entrants = _run(session, settings, use_case, asked.recipe, first_days)
-            finally:
-                # While the server still answers: a client left open asks a dead one for minutes when Python ends.
-                session.stop()
+        with connected(settings) as session:
+            entrants = _run(session, settings, use_case, asked.recipe, first_days)
     except NightshiftError as error:
         print(f"prequential: {error}", file=sys.stderr)
         return 2

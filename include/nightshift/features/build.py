@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from include.nightshift.errors import ContractError
 from include.nightshift.features import project
+from include.nightshift.features.nodes import counted
 from include.nightshift.lakehouse import barrier, log, stale, tables, writes
 
 if TYPE_CHECKING:
@@ -54,4 +55,6 @@ def build(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
             f"{tables.silver(use_case.events)}. Run the features of that night again; if it stays, a join loses or doubles rows"
         )
     stale.rebuilt(settings, table, nights)
-    return Built({night: built.get(night, 0) for night in nights}, log.version(settings, table), time.monotonic() - started, tuple(nodes))
+    rows = {night: built.get(night, 0) for night in nights}
+    told = counted(nodes, table.name, sum(rows.values()))
+    return Built(rows, log.version(settings, table), time.monotonic() - started, told)

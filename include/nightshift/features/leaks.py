@@ -694,23 +694,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _scans(settings: Settings, home: Path, use_cases: Sequence[UseCase], seeds: Sequence[int]) -> list[Scan]:
     from include.nightshift.lakehouse import jars
-    from include.nightshift.lakehouse import session as lakehouse
-    from include.nightshift.operate.served import served
+    from include.nightshift.operate.served import connected
 
     jars.fetch(replace(settings, lakehouse=None))
     (home / "jars").symlink_to(settings.home / "jars")
     own = Settings(home=home, ports=Ports.free(), clock=False, lakehouse_memory="2g", usecases=settings.usecases)
     scans = []
     # As in the tests: a query runs a few times, and the second compiler costs more than it wins.
-    with served(own, JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"):
-        session = lakehouse.connect(own)
-        try:
-            for use_case in use_cases:
-                scans.append(scan_models(session, own, use_case, seeds=seeds))
-                print(report(scans[-1]), flush=True)  # noqa: T201
-        finally:
-            # While the server still answers: a client left open asks a dead one for minutes when Python ends.
-            session.stop()
+    with connected(own, JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m") as session:
+        for use_case in use_cases:
+            scans.append(scan_models(session, own, use_case, seeds=seeds))
+            print(report(scans[-1]), flush=True)  # noqa: T201
     return scans
 
 

@@ -10,10 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from include.nightshift.errors import LakehouseError
 from include.nightshift.operate.environment import environment
 from include.nightshift.settings import ROOT, Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 @contextmanager
@@ -50,6 +54,24 @@ def served(settings: Settings, **environ: str) -> Iterator[subprocess.Popen[byte
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait(10)
+
+
+@contextmanager
+def connected(settings: Settings, **environ: str) -> Iterator[SparkSession]:
+    """A session on a server of these settings, both for as long as the block lasts.
+
+    Raises:
+        LakehouseError: the server does not start.
+    """
+    from include.nightshift.lakehouse import session as lakehouse
+
+    with served(settings, **environ):
+        session = lakehouse.connect(settings)
+        try:
+            yield session
+        finally:
+            # While the server still answers: a client left open asks a dead one for minutes when Python ends.
+            session.stop()
 
 
 def _listens(port: int) -> bool:

@@ -27,9 +27,9 @@ class FeaturesOperator(NightOperator):
     operator_extra_links = (DbtResultsLink(),)
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
-        from include.nightshift.features import build, nodes
+        from include.nightshift.features import build
         from include.nightshift.features.project import BuildError
-        from include.nightshift.lakehouse import ledger, tables
+        from include.nightshift.lakehouse import ledger
         from include.nightshift.lakehouse.session import connect
 
         try:
@@ -37,9 +37,8 @@ class FeaturesOperator(NightOperator):
         except BuildError as error:
             self._tell_of_failed(settings, use_case, nights, error.nodes)
             raise
-        ran = nodes.counted(built.nodes, tables.features(use_case).name, sum(built.rows.values()))
-        self._log(ran)
-        ledger.record_nodes(settings, use_case, nights, ran)
+        self._log(built.nodes)
+        ledger.record_nodes(settings, use_case, nights, built.nodes)
         seconds = built.seconds / len(nights)
         ledger.record(settings, use_case, [ledger.Entry(night, "features", rows, rows, 0, seconds) for night, rows in built.rows.items()])
         for outlet in self.outlets:
