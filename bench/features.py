@@ -209,7 +209,7 @@ def by_hand(micros: str) -> str:
 
     def frame(key: str, first: int, last: int) -> str:
         end = f"{last * DAY} preceding" if last else "current row"
-        return f"over (partition by {key} order by at range between {first * DAY - 1} preceding and {end})"
+        return f"over (partition by {key} order by moment range between {first * DAY - 1} preceding and {end})"
 
     windows = ", ".join(
         f"count(*) {frame('customer_id', n, 0)} as count_{n}d, sum(cents) {frame('customer_id', n, 0)} as cents_{n}d, "
@@ -217,12 +217,12 @@ def by_hand(micros: str) -> str:
         for n in WINDOWS
     )
     unseen_own = ", ".join(
-        f"count(*) filter (where l.at > e.at - {n * DAY}) as count_{n}d, "
-        f"coalesce(sum(l.cents) filter (where l.at > e.at - {n * DAY}), 0) as cents_{n}d"
+        f"count(*) filter (where l.moment > e.moment - {n * DAY}) as count_{n}d, "
+        f"coalesce(sum(l.cents) filter (where l.moment > e.moment - {n * DAY}), 0) as cents_{n}d"
         for n in WINDOWS
     )
-    unseen_there = ", ".join(f"count(*) filter (where l.at > e.at - {(n + 7) * DAY}) as there_{n}d" for n in WINDOWS)
-    frauds = ", ".join(f"count(*) filter (where v.at > e.at - {(n + 7) * DAY}) as frauds_{n}d" for n in WINDOWS)
+    unseen_there = ", ".join(f"count(*) filter (where l.moment > e.moment - {(n + 7) * DAY}) as there_{n}d" for n in WINDOWS)
+    frauds = ", ".join(f"count(*) filter (where v.moment > e.moment - {(n + 7) * DAY}) as frauds_{n}d" for n in WINDOWS)
     figures = ", ".join(
         f"cast(w.count_{n}d - coalesce(o.count_{n}d, 0) as bigint) as count_{n}d, "
         f"cast(w.cents_{n}d - coalesce(o.cents_{n}d, 0) as bigint) as cents_{n}d, "
@@ -232,27 +232,28 @@ def by_hand(micros: str) -> str:
     )
     return f"""
 with t as (
-  select day, transaction_id, customer_id, terminal_id, {at} as at, cast(tx_datetime as date) as own_day,
+  select day, transaction_id, customer_id, terminal_id, {at} as moment, cast(tx_datetime as date) as own_day,
     cast(tx_amount * 100 as bigint) as cents
   from silver_transactions
 ),
 late as (select * from t where day > own_day),
 verdicts as (
-  select t.terminal_id, t.at, {reported} as reported, greatest(l.day, t.day) as day
+  select t.terminal_id, t.moment, {reported} as reported, greatest(l.day, t.day) as day
   from silver_fraud_labels l join t on t.transaction_id = l.transaction_id where l.tx_fraud = 1
 ),
 w as (select transaction_id, {windows} from t),
 o as (
   select e.transaction_id, {unseen_own}
-  from t e join late l on e.customer_id = l.customer_id and l.day > e.day and l.at <= e.at group by e.transaction_id
+  from t e join late l on e.customer_id = l.customer_id and l.day > e.day and l.moment <= e.moment group by e.transaction_id
 ),
 u as (
   select e.transaction_id, {unseen_there}
-  from t e join late l on e.terminal_id = l.terminal_id and l.day > e.day and l.at <= e.at - {7 * DAY} group by e.transaction_id
+  from t e join late l on e.terminal_id = l.terminal_id and l.day > e.day and l.moment <= e.moment - {7 * DAY} group by e.transaction_id
 ),
 f as (
   select e.transaction_id, {frauds}
-  from t e join verdicts v on e.terminal_id = v.terminal_id and v.at <= e.at - {7 * DAY} and v.reported <= e.at and v.day <= e.day
+  from t e join verdicts v on e.terminal_id = v.terminal_id
+    and v.moment <= e.moment - {7 * DAY} and v.reported <= e.moment and v.day <= e.day
   group by e.transaction_id
 )
 select w.transaction_id, {figures}
@@ -271,7 +272,7 @@ def measure_quantiles(bench: Bench) -> list[Figure]:
     bench.session.sql(f"create or replace temporary view bench_history as {history}")
     bench.session.sql("create or replace temporary view bench_verdicts as select 0L as transaction_id, true as is_fraud where false")
     habits = re.sub(r"card_fraud_(history|verdicts)", r"bench_\1", models["card_fraud_customer_habits"])
-    frame = f"over (partition by customer_id order by at range between {30 * DAY - 1} preceding and current row exclude current row)"
+    frame = f"over (partition by customer_id order by moment range between {30 * DAY - 1} preceding and current row exclude current row)"
     quantiles = {"middle": "quantile_cont(cents, 0.5)", "low": "quantile_cont(cents, 0.25)", "high": "quantile_cont(cents, 0.75)"}
     aggregates = ", ".join(
         f"{sql} {frame} as {name}" for name, sql in (quantiles | {"deviation": "mad(cents)", "others": "count(*)"}).items()
@@ -281,7 +282,7 @@ select transaction_id, case when middle > 0 then cents / middle end as amount_to
   case when middle > 0 and others >= 3 and deviation > 0 then (cents - middle) / deviation end as amount_deviation,
   case when middle > 0 and others >= 3 and high > low then (cents - middle) / (high - low) end as amount_spread
 from (select *, {aggregates}
-  from (select *, epoch_us(tx_datetime) as at, cast(tx_amount * 100 as bigint) as cents from silver_transactions))
+  from (select *, epoch_us(tx_datetime) as moment, cast(tx_amount * 100 as bigint) as cents from silver_transactions))
 """
     ways: dict[str, Callable[[Path], None]] = {
         "Nightshift": lambda out: write(bench, f"select {names} from ({habits}) customer", out),
