@@ -52,6 +52,8 @@ IMPORT = """
 import importlib.util, json, sys, time
 import airflow.sdk, airflow.providers.standard.operators.hitl, airflow.providers.standard.operators.python
 from airflow.dag_processing.dagbag import DagBag
+# At its first asset Airflow imports the handlers of all providers' URIs, whatever asset it is.
+airflow.sdk.Asset("first://asset")
 sys.path.insert(0, sys.argv[1])
 answer = {}
 for path in sys.argv[2:]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
@@ -32,7 +33,9 @@ def test_a_table_that_the_catalog_lacks_is_entered_with_its_rows_and_history(
     from deltalake import write_deltalake
 
     found = Table(schema="ops", name="found", comment="One row per n.", columns=(TableColumn("n", "int", "A number."),), partition=())
-    write_deltalake(storage.location(installation, found), found.arrow([{"n": 1}, {"n": 2}]))
+    told = pa.schema([pa.field("n", pa.int32(), metadata={"comment": "A number."})])
+    written = found.arrow([{"n": 1}, {"n": 2}]).cast(told)
+    write_deltalake(storage.location(installation, found), written, description=found.comment)
     monkeypatch.setattr(tables, "SHARED", (*tables.SHARED, found))
     try:
         assert catalog.create(session, installation) == ["ops.found"]

@@ -32,7 +32,7 @@ def _pid(running: Running, name: str) -> int:
     return pid
 
 
-def _all_answer(running: Running, seconds: float = 120) -> None:
+def _all_answer(running: Running, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while running.run("status").returncode != 0:
         assert time.monotonic() < deadline, running.run("status").stdout
