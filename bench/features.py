@@ -45,12 +45,13 @@ from include.nightshift.lakehouse import catalog, log, tables
 from include.nightshift.operate.served import connected
 from include.nightshift.settings import Ports, Settings
 from include.usecases.card_fraud.usecase import USE_CASE
+from include.usecases.card_fraud.windows import DELAY, WINDOWS
 from include.usecases.card_fraud.world import Simulator, World
 
 FIRST = date(2026, 1, 1)
 DAYS, A_DAY = 183, 9_700
 NAMES = ("transactions", "fraud_labels")
-ROUNDS = 3
+ROUNDS = 5
 DAY = 86_400_000_000
 INSTANT = pa.timestamp("us", tz="UTC")
 LATE = 500
@@ -171,25 +172,11 @@ def measure_windows(bench: Bench) -> list[Figure]:
     ]
 
 
-WINDOWS = (1, 7, 30)
-COUNTED = ", ".join(f"count_{n}d, cents_{n}d, there_{n}d, frauds_{n}d" for n in WINDOWS)
-
-
 def our_windows(bench: Bench) -> Callable[[Path], None]:
     """The shipped models of sums and counts, as a build runs them: each laid in a folder before the next reads it."""
-    wanted = ("history", "verdicts", "customer_windows", "terminal_windows", "terminal_frauds")
+    wanted = ("card_fraud_history", "card_fraud_windows")
     models = project.compiled(bench.session, bench.settings, USE_CASE).models
-    chosen = [(name, query) for name, query in models if name.removeprefix("card_fraud_") in wanted]
-    figures = ", ".join(
-        f"c.count_{n}d, c.cents_{n}d, t.count_{n}d as there_{n}d, coalesce(f.frauds_{n}d, 0) as frauds_{n}d" for n in WINDOWS
-    )
-    joined = f"""
-select c.transaction_id, {figures}
-from card_fraud_customer_windows c
-join card_fraud_terminal_windows t on c.transaction_id = t.transaction_id
-left join card_fraud_terminal_frauds f on c.transaction_id = f.transaction_id
-"""
-    plan = project.Compiled((*chosen, ("joined", joined)))
+    plan = project.Compiled(tuple((name, query) for name, query in models if name in wanted))
     nights = [FIRST, FIRST + timedelta(days=DAYS + 30)]
 
     def run(out: Path) -> None:
@@ -212,7 +199,7 @@ def by_hand(micros: str) -> str:
 
     windows = ", ".join(
         f"count(*) {frame('customer_id', n, 0)} as count_{n}d, sum(cents) {frame('customer_id', n, 0)} as cents_{n}d, "
-        f"count(*) {frame('terminal_id', n + 7, 7)} as there_{n}d"
+        f"count(*) {frame('terminal_id', n + DELAY, DELAY)} as terminal_count_{n}d"
         for n in WINDOWS
     )
     unseen_own = ", ".join(
@@ -220,15 +207,14 @@ def by_hand(micros: str) -> str:
         f"coalesce(sum(l.cents) filter (where l.moment > e.moment - {n * DAY}), 0) as cents_{n}d"
         for n in WINDOWS
     )
-    unseen_there = ", ".join(f"count(*) filter (where l.moment > e.moment - {(n + 7) * DAY}) as there_{n}d" for n in WINDOWS)
-    frauds = ", ".join(f"count(*) filter (where v.moment > e.moment - {(n + 7) * DAY}) as frauds_{n}d" for n in WINDOWS)
-    figures = ", ".join(
-        f"cast(w.count_{n}d - coalesce(o.count_{n}d, 0) as bigint) as count_{n}d, "
-        f"cast(w.cents_{n}d - coalesce(o.cents_{n}d, 0) as bigint) as cents_{n}d, "
-        f"cast(w.there_{n}d - coalesce(u.there_{n}d, 0) as bigint) as there_{n}d, "
-        f"cast(coalesce(f.frauds_{n}d, 0) as bigint) as frauds_{n}d"
+    unseen_there = ", ".join(f"count(*) filter (where l.moment > e.moment - {(n + DELAY) * DAY}) as terminal_count_{n}d" for n in WINDOWS)
+    frauds = ", ".join(f"count(*) filter (where v.moment > e.moment - {(n + DELAY) * DAY}) as terminal_frauds_{n}d" for n in WINDOWS)
+    known = [
+        f"cast(w.{figure}_{n}d - coalesce({unseen}.{figure}_{n}d, 0) as bigint) as {figure}_{n}d"
+        for figure, unseen in (("count", "o"), ("cents", "o"), ("terminal_count", "u"))
         for n in WINDOWS
-    )
+    ]
+    figures = ", ".join([*known, *(f"cast(coalesce(f.terminal_frauds_{n}d, 0) as bigint) as terminal_frauds_{n}d" for n in WINDOWS)])
     return f"""
 with t as (
   select day, transaction_id, customer_id, terminal_id, {at} as moment, cast(tx_datetime as date) as own_day,
@@ -247,12 +233,12 @@ o as (
 ),
 u as (
   select e.transaction_id, {unseen_there}
-  from t e join late l on e.terminal_id = l.terminal_id and l.day > e.day and l.moment <= e.moment - {7 * DAY} group by e.transaction_id
+  from t e join late l on e.terminal_id = l.terminal_id and l.day > e.day and l.moment <= e.moment - {DELAY * DAY} group by e.transaction_id
 ),
 f as (
   select e.transaction_id, {frauds}
   from t e join verdicts v on e.terminal_id = v.terminal_id
-    and v.moment <= e.moment - {7 * DAY} and v.reported <= e.moment and v.day <= e.day
+    and v.moment <= e.moment - {DELAY * DAY} and v.reported <= e.moment and v.day <= e.day
   group by e.transaction_id
 )
 select w.transaction_id, {figures}

@@ -2,25 +2,16 @@
 -- terminals, each as its own night knew it.
 with
 
-frauds as (
-
-    select transaction_id
-    from {{ ref('card_fraud_verdicts') }}
-    where is_fraud
-
-),
-
 asked as (
 
     select
-        history.customer_id,
-        history.transaction_id,
-        history.at,
-        history.day,
-        history.cents,
-        history.is_event or frauds.transaction_id is not null as is_asked
-    from {{ ref('card_fraud_history') }} as history
-    left join frauds on history.transaction_id = frauds.transaction_id
+        customer_id,
+        transaction_id,
+        at,
+        day,
+        cents,
+        is_event or fraud_told is not null as is_asked
+    from {{ ref('card_fraud_history') }}
 
 )
 

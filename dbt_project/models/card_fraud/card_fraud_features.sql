@@ -8,21 +8,9 @@ events as (
 
 ),
 
-customers as (
+windows as (
 
-    select * from {{ ref('card_fraud_customer_windows') }}
-
-),
-
-terminals as (
-
-    select * from {{ ref('card_fraud_terminal_windows') }}
-
-),
-
-frauds as (
-
-    select * from {{ ref('card_fraud_terminal_frauds') }}
+    select * from {{ ref('card_fraud_windows') }}
 
 ),
 
@@ -55,10 +43,10 @@ features as (
         {%- for n in [1, 7, 30] %},
 
         -- {{ n }} days
-        cast(customers.count_{{ n }}d as double) as customer_count_{{ n }}d,
-        customers.cents_{{ n }}d / 100d / customers.count_{{ n }}d as customer_mean_{{ n }}d,
-        cast(terminals.count_{{ n }}d as double) as terminal_count_{{ n }}d,
-        coalesce(frauds.frauds_{{ n }}d / nullif(cast(terminals.count_{{ n }}d as double), 0d), 0d) as terminal_risk_{{ n }}d
+        cast(windows.count_{{ n }}d as double) as customer_count_{{ n }}d,
+        windows.cents_{{ n }}d / 100d / windows.count_{{ n }}d as customer_mean_{{ n }}d,
+        cast(windows.terminal_count_{{ n }}d as double) as terminal_count_{{ n }}d,
+        coalesce(windows.terminal_frauds_{{ n }}d / nullif(cast(windows.terminal_count_{{ n }}d as double), 0d), 0d) as terminal_risk_{{ n }}d
         {%- endfor %},
 
         -- the customer's habits
@@ -78,9 +66,7 @@ features as (
         events.known_at
 
     from events
-    inner join customers on events.transaction_id = customers.transaction_id
-    inner join terminals on events.transaction_id = terminals.transaction_id
-    left join frauds on events.transaction_id = frauds.transaction_id
+    inner join windows on events.transaction_id = windows.transaction_id
     inner join habits on events.transaction_id = habits.transaction_id
     inner join record on events.transaction_id = record.transaction_id
 

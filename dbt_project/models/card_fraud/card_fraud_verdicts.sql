@@ -28,6 +28,8 @@ verdicts as (
     where
         history.is_in_windows
         and labels.day between (select min(day) from history) and date'{{ var("last_night") }}'
+        -- As with frauds in the history.
+        and labels.day >= to_date(timestamp_micros(history.at)) - interval 30 days
 
 )
 
