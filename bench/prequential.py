@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -75,25 +76,12 @@ class Entrant:
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = _asked(arguments)
     first_days = [asked.first_test + timedelta(days=7 * fold) for fold in range(asked.folds)]
-    home = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
-        settings = Settings(
-            home=home,
-            clock=False,
-            ports=Ports.free(),
-            landing=str(asked.landing),
-            lakehouse_memory="4g",
-            mlflow_uri=f"sqlite:///{home}/mlflow.db",
-        )
-        settings = replace(settings, feed_spans=landing.spans(settings, USE_CASE.feeds))
-        use_case = usecase.load(USE_CASE.name, settings)
-        with connected(settings) as session:
-            entrants = _run(session, settings, use_case, asked.recipe, first_days)
+        with landed(asked.landing, first_days) as world:
+            entrants = _run(world, asked.recipe, first_days)
     except NightshiftError as error:
         print(f"prequential: {error}", file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
     return _report(entrants, first_days, asked.target_ap)
 
 
@@ -120,43 +108,88 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def _run(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, first_days: Sequence[date]) -> list[Entrant]:
+@dataclass(frozen=True)
+class World:
+    """A landing folder's days as features, on a server of their own."""
+
+    session: SparkSession
+    settings: Settings
+    use_case: UseCase
+    first: date
+    """The first day that landed."""
+    built: build.Built
+    began: float
+
+    def pinned(self, recipe: Recipe, first_day: date) -> Path:
+        """The run's folder of a fold: what trains on the days up to eight before `first_day`, and its week held out."""
+        fold = first_day + timedelta(days=6 + self.use_case.label_delay_days)
+        return pin.pin(self.session, self.settings, self.use_case, recipe, fold)
+
+
+def say(began: float, text: str) -> None:
+    print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
+
+
+@contextmanager
+def landed(folder: Path, first_days: Sequence[date]) -> Iterator[World]:
+    """Ingest a landing folder and build the features of all days until the end of the last fold.
+
+    Raises:
+        NotMaturedError: the folder ends before the last fold's verdicts.
+    """
+    home = Path(tempfile.mkdtemp(prefix="bench-"))
     began = time.monotonic()
+    try:
+        settings = Settings(
+            home=home,
+            clock=False,
+            ports=Ports.free(),
+            landing=str(folder),
+            lakehouse_memory="4g",
+            mlflow_uri=f"sqlite:///{home}/mlflow.db",
+        )
+        settings = replace(settings, feed_spans=landing.spans(settings, USE_CASE.feeds))
+        first, spans = _spans(settings, usecase.load(USE_CASE.name, settings), first_days[-1] + timedelta(days=6))
+        # What comes after the last fold is neither needed nor looked at.
+        settings = replace(settings, feed_spans=dict(spans))
+        use_case = usecase.load(USE_CASE.name, settings)
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", flush=True)
+        with connected(settings) as session:
+            catalog.create(session, settings)
+            for feed in use_case.feeds:
+                done = ingest.ingest(session, settings, feed, list(nights.between(*spans[feed.name])))
+                rows, rejected = sum(done.accepted.values()), sum(done.rejected.values())
+                say(began, f"{feed.name}: {rows:,} rows of {len(done.accepted)} nights, {rejected} to quarantine")
+            built = build.build(session, settings, use_case, list(nights.between(*spans[use_case.events.name])))
+            say(began, f"features: {sum(built.rows.values()):,} rows in {built.seconds:.0f} s")
+            yield World(session, settings, use_case, first, built, began)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
-    def say(text: str) -> None:
-        print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
 
+def _spans(settings: Settings, use_case: UseCase, last: date) -> tuple[date, dict[str, tuple[date, date]]]:
+    """First and last drop to ingest of each feed, so that events until `last` have their verdicts; and the first day of events."""
     delay = timedelta(days=use_case.label_delay_days)
-    last = first_days[-1] + timedelta(days=6)
     first, ends = _extent(settings, use_case)
     if ends["labels"] < last + delay or ends["events"] < last:
         raise NotMaturedError(
             f"{settings.landing_location}: the last fold tests until {last}, whose verdicts come with drop {last + delay}, but the "
             f"landing ends with {ends['events']} (events) and {ends['labels']} (verdicts): ask for earlier or fewer folds"
         )
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", flush=True)
-    catalog.create(session, settings)
-    # What comes after the last fold is neither needed nor looked at.
-    settings_ = replace(settings, feed_spans={use_case.events.name: (first["events"], last), use_case.labels.name: (first["labels"], None)})
-    use_case = usecase.load(use_case.name, settings_)
-    for feed, begin, end in ((use_case.events, first["events"], last), (use_case.labels, first["labels"], last + delay)):
-        done = ingest.ingest(session, settings_, feed, list(nights.between(begin, end)))
-        say(
-            f"{feed.name}: {sum(done.accepted.values()):,} rows of {len(done.accepted)} nights, {sum(done.rejected.values())} to quarantine"
-        )
-    built = build.build(session, settings_, use_case, list(nights.between(first["events"], last)))
-    say(f"features: {sum(built.rows.values()):,} rows in {built.seconds:.0f} s")
+    spans = {use_case.events.name: (first["events"], last), use_case.labels.name: (first["labels"], last + delay)}
+    return first["events"], spans
+
+
+def _run(world: World, recipe: Recipe, first_days: Sequence[date]) -> list[Entrant]:
+    use_case = world.use_case
     ours, theirs = [], []
     for first_day in first_days:
-        fold = first_day + timedelta(days=6) + delay
-        folder = pin.pin(session, settings_, use_case, recipe, fold)
-        ours.append(_fold(folder, use_case, _product(session, settings_, use_case, folder)))
+        folder = world.pinned(recipe, first_day)
+        ours.append(_fold(folder, use_case, _product(world.session, world.settings, use_case, folder)))
         theirs.append(_fold(folder, use_case, _published(folder)))
-        say(f"fold {first_day}: AP {ours[-1].average_precision:.4f}, published recipe {theirs[-1].average_precision:.4f}")
+        say(world.began, f"fold {first_day}: AP {ours[-1].average_precision:.4f}, published recipe {theirs[-1].average_precision:.4f}")
     return [
-        Entrant(
-            f"nightshift, {recipe.name}, {len(use_case.features)} features", f"all days from {first['events']} to 8 before the fold", ours
-        ),
+        Entrant(f"nightshift, {recipe.name}, {len(use_case.features)} features", f"all days from {world.first} to 8 before the fold", ours),
         Entrant(f"published, {len(PUBLISHED)} features", f"days 14 to {15 - PUBLISHED_DAYS} before the fold", theirs),
     ]
 

@@ -46,7 +46,7 @@ features as (
         cast(windows.count_{{ n }}d as double) as customer_count_{{ n }}d,
         windows.cents_{{ n }}d / 100d / windows.count_{{ n }}d as customer_mean_{{ n }}d,
         cast(windows.terminal_count_{{ n }}d as double) as terminal_count_{{ n }}d,
-        coalesce(windows.terminal_frauds_{{ n }}d / nullif(cast(windows.terminal_count_{{ n }}d as double), 0d), 0d) as terminal_risk_{{ n }}d
+        coalesce(windows.terminal_frauds_{{ n }}d / nullif(windows.terminal_count_{{ n }}d, 0), 0d) as terminal_risk_{{ n }}d
         {%- endfor %},
 
         -- the customer's habits

@@ -1,0 +1,177 @@
+"""What each feature costs and what it is worth: seconds of the models that bring it, average precision lost without it.
+
+    python -m bench.ablation --landing DIR --first-test DAY --folds N [--seeds K] [--genuine SHARE]
+
+The worlds and folds are `bench/prequential.py`'s: the product's own ingest, features, training sets and protocol. For each fold and seed
+the shipped recipe is trained on all features, without each one, and without all that one model brings; a benefit is the mean of the
+paired differences, with its standard error. Alone, a feature may be worth little beside its kin: so the model's line stands above them.
+
+All frauds are trained on, and SHARE of the genuine transactions (one in five unless told), each then weighing as many as it stands for:
+paired differences need many trainings, not large ones.
+
+Costs are seconds of a full build of all days, each model's divided among the features that come from it. `--write` puts costs and
+benefits into the features' declarations, from which `make docs` shows them.
+
+Closing line: how many features beyond the published ones are worth less than nothing by two standard errors; the target is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from bench.prequential import PUBLISHED, World, landed, say
+from include.nightshift import nights
+from include.nightshift.errors import NightshiftError
+from include.nightshift.features import project
+from include.nightshift.promote import judge
+from include.nightshift.train import trees
+from include.nightshift.train.run import Rows, TrainingRun, read_rows
+from include.nightshift.usecase import Recipe
+from include.usecases.card_fraud.usecase import USE_CASE
+
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Benefit:
+    """Average precision lost without some features, and the standard error of that over folds and seeds."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, lost: Sequence[float]) -> Benefit:
+        return cls(float(np.mean(lost)), float(np.std(lost, ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else float("nan"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--landing", type=Path, required=True, help="the folder above the feeds")
+    parser.add_argument("--first-test", type=nights.parse, required=True, metavar="DAY", help="first day of the first fold, YYYY-MM-DD")
+    parser.add_argument("--folds", type=int, default=4, help="test weeks, one after the other")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings of each set of features on each fold")
+    parser.add_argument("--genuine", type=float, default=0.2, help="share of the genuine transactions to train on")
+    parser.add_argument("--write", action="store_true", help="put costs and benefits into the features' declarations")
+    asked = parser.parse_args(arguments)
+    first_days = [asked.first_test + timedelta(days=7 * fold) for fold in range(asked.folds)]
+    try:
+        with landed(asked.landing.resolve(), first_days) as world:
+            origin = origins(world)
+            cost = costs(world, origin)
+            benefit = benefits(world, origin, first_days, asked.seeds, asked.genuine)
+    except NightshiftError as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return 2
+    if asked.write:
+        _declare(cost, benefit)
+    return _report(origin, cost, benefit)
+
+
+def origins(world: World) -> dict[str, str]:
+    """The model that each feature comes from, in the order of features: read off the last model's SQL."""
+    *_, (last, query) = project.compiled(world.session, world.settings, world.use_case).models
+    models = dict(re.findall(r"(\w+) as \(\s*select \* from (\w+)\s*\)", query))
+    origin = {}
+    for feature in world.use_case.features:
+        said = re.search(rf"^.* as {feature.name},?$", query, re.MULTILINE)
+        named = re.findall(r"(\w+)\.\w+", said[0]) if said else []
+        origin[feature.name] = models.get(named[0], last) if named else last
+    return origin
+
+
+def costs(world: World, origin: Mapping[str, str]) -> dict[str, float]:
+    """Each feature's part of the seconds that its model took in the build."""
+    taken = {node.name: node.seconds for node in world.built.nodes}
+    brought = list(origin.values())
+    return {name: taken[model] / brought.count(model) for name, model in origin.items()}
+
+
+def benefits(world: World, origin: Mapping[str, str], first_days: Sequence[date], seeds: int, genuine: float) -> dict[str, Benefit]:
+    """By feature, and by model for all that comes from it."""
+    recipe = world.use_case.recipes[0]
+    without = {name: [name] for name in origin}
+    without |= {model: [name for name, from_ in origin.items() if from_ == model] for model in dict.fromkeys(origin.values())}
+    lost: dict[str, list[float]] = {name: [] for name in without}
+    for first_day in first_days:
+        folder = world.pinned(recipe, first_day)
+        for seed in range(seeds):
+            seeded = replace(recipe, seed=recipe.seed + seed)
+            reached = Fold(world, folder, seeded, genuine)
+            whole = reached.without([])
+            for name, left_out in without.items():
+                lost[name].append(whole - reached.without(left_out))
+            say(world.began, f"fold {first_day}, seed {seeded.seed}: AP {whole:.4f} with all {len(origin)} features")
+    return {name: Benefit.of(differences) for name, differences in lost.items()}
+
+
+class Fold:
+    """A fold's rows, to be trained on with some features left out."""
+
+    def __init__(self, world: World, folder: Path, recipe: Recipe, genuine: float) -> None:
+        self.run = TrainingRun.load(folder)
+        self.recipe = recipe
+        self.evidence, self.held = judge.evidence(world.use_case, folder, self.run)
+        rows = read_rows(folder / "data" / "train", self.run)
+        dice = np.random.default_rng(recipe.seed)
+        kept = (rows.target > 0) | (dice.random(len(rows)) < genuine)
+        self.rows = replace(rows, matrix=rows.matrix[kept], target=rows.target[kept])
+        self.weight = np.where(self.rows.target > 0, 1.0, 1.0 / genuine)
+
+    def without(self, left_out: Sequence[str]) -> float:
+        """Average precision on the fold's week."""
+        names = [name for name in self.run.features if name not in left_out]
+        places = [self.run.features.index(name) for name in names]
+        rows: Rows = replace(self.rows, matrix=np.ascontiguousarray(self.rows.matrix[:, places]))
+        matrix = trees.quantise(rows, names, self.recipe, THREADS)
+        matrix.set_weight(self.weight)
+        model = None
+        for chunk in range(trees.chunks(self.recipe)):
+            model, _ = trees.boost(model, matrix, self.recipe, chunk, THREADS)
+        assert model is not None
+        booster = trees.load_booster(model)
+        return self.evidence.measure(trees.predict(booster, trees.matrix(self.held, names), names, threads=THREADS)).average_precision
+
+
+def _declare(cost: Mapping[str, float], benefit: Mapping[str, Benefit]) -> None:
+    path = project.PROJECT / "models" / USE_CASE.name / f"{USE_CASE.name}_features.yml"
+    text = path.read_text()
+    for name, seconds in cost.items():
+        figures = f"cost_seconds: {seconds:.1f}, benefit: {benefit[name].mean:.4f}"
+        declaration = re.compile(rf"(- name: {name}\n(?:(?! *- ).*\n)*? *config: {{meta: {{)(.*?)(}}}})")
+        told = declaration.search(text)
+        assert told, f"{path} declares no {name}"
+        others = [said for said in told[2].split(", ") if not said.startswith(("cost_seconds:", "benefit:"))]
+        text = declaration.sub(lambda found: found[1] + ", ".join([*others, figures]) + found[3], text, count=1)  # noqa: B023
+    path.write_text(text)
+
+
+def _lines(origin: Mapping[str, str], cost: Mapping[str, float], benefit: Mapping[str, Benefit]) -> Iterator[str]:
+    yield f"{'':46}{'seconds':>9}{'benefit (AP)':>14}{'error':>9}"
+    for model in dict.fromkeys(origin.values()):
+        names = [name for name, from_ in origin.items() if from_ == model]
+        for name, seconds in ((model, sum(cost[name] for name in names)), *((f"  {name}", cost[name]) for name in names)):
+            worth = benefit[name.strip()]
+            yield f"{name:46}{seconds:9.1f}{worth.mean:14.4f}{worth.error:9.4f}"
+
+
+def _report(origin: Mapping[str, str], cost: Mapping[str, float], benefit: Mapping[str, Benefit]) -> int:
+    print("\n" + "\n".join(_lines(origin, cost, benefit)))
+    harmful = [name for name in origin if name not in PUBLISHED and benefit[name].mean + 2 * benefit[name].error < 0]
+    if harmful:
+        print(f"worth less than nothing: {', '.join(harmful)}")
+    print(f"ablation: {len(harmful)} (features beyond the published that do harm) target 0 {'short' if harmful else 'ok'}")
+    return 1 if harmful else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
