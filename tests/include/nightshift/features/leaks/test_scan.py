@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -17,16 +16,18 @@ import pytest
 from pyspark.sql import SparkSession
 
 from include.nightshift.errors import ConfigurationError, ContractError
-from include.nightshift.features import leaks, project
-from include.nightshift.features.leaks import Scan
+from include.nightshift.features import project
+from include.nightshift.features.leaks import __main__ as program
+from include.nightshift.features.leaks import scan as scanning
+from include.nightshift.features.leaks.changes import Step
+from include.nightshift.features.leaks.scan import Compute, Scan, Trial, scan_models
+from include.nightshift.features.leaks.world import cuts, made_up
 from include.nightshift.features.project import Compiled
-from include.nightshift.lakehouse import tables
-from include.nightshift.rules import RowRule
 from include.nightshift.settings import Settings
-from include.nightshift.usecase import Column, Feature, Feed, UseCase
+from include.nightshift.usecase import Feature, UseCase
 from include.usecases.card_fraud.usecase import USE_CASE
 
-ZOO = Path(__file__).parents[3] / "data" / "leaks"
+ZOO = Path(__file__).parents[4] / "data" / "leaks"
 CAUGHT_BY = {
     "rounded_up_window": {"later events", "the target itself"},
     "off_by_one_day": {"later events"},
@@ -63,7 +64,7 @@ OFF_BY_LITTLE = {
 }
 
 
-def asked(models: dict[str, str], use_case: UseCase = USE_CASE) -> leaks.Compute:
+def asked(models: dict[str, str], use_case: UseCase = USE_CASE) -> Compute:
     """The features of several queries, computed by DuckDB; each column is named `<model>.<column>`."""
     key = use_case.events.key
 
@@ -99,7 +100,7 @@ def moved(scan: Scan) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def caught() -> Scan:
-    return leaks.scan(USE_CASE, asked(zoo(ZOO)))
+    return scanning.scan(USE_CASE, asked(zoo(ZOO)))
 
 
 @pytest.mark.parametrize("model", CAUGHT_BY)
@@ -121,14 +122,14 @@ def test_models_that_need_no_verdict_are_not_moved_by_verdicts(caught: Scan) -> 
 
 
 def test_honest_models_of_the_same_shapes_pass() -> None:
-    scan = leaks.scan(USE_CASE, asked(zoo(ZOO / "honest")), seeds=(1, 2))
+    scan = scanning.scan(USE_CASE, asked(zoo(ZOO / "honest")), seeds=(1, 2))
     assert scan.passed, scan.reasons
     assert scan.reasons == (f"{len(scan.features)} features of {scan.probed} events stood still in {scan.worlds} changed worlds",)
 
 
 def test_a_clock_that_is_off_by_little_is_caught_and_the_right_one_passes() -> None:
     models = {name: PLAIN.replace(right, wrong) for name, (right, wrong, _) in OFF_BY_LITTLE.items()}
-    blamed = moved(leaks.scan(USE_CASE, asked({"right": PLAIN, **models})))
+    blamed = moved(scanning.scan(USE_CASE, asked({"right": PLAIN, **models})))
     assert "right" not in blamed
     for name, (_, _, perturbation) in OFF_BY_LITTLE.items():
         assert perturbation in blamed[name], name
@@ -146,7 +147,7 @@ def test_what_depends_on_the_batch_is_caught_as_other_nights_and_what_on_the_ord
         table = table.append_column("batch", pa.array([table.num_rows for _ in rows]))
         return table.append_column("is_first", pa.array([int(first[key]) for key in table["transaction_id"].to_pylist()]))
 
-    scan = leaks.scan(USE_CASE, compute)
+    scan = scanning.scan(USE_CASE, compute)
     assert {"batch", "is_first"} == set(moved(scan))
     assert "other nights" in moved(scan)["batch"]
     assert "order of rows" in moved(scan)["is_first"]
@@ -156,7 +157,7 @@ def test_a_feature_that_nothing_moves_is_dead_and_an_event_that_vanishes_is_a_le
     models = {"right": PLAIN, "dead": "select transaction_id, 7 as always from silver.transactions"}
     # An inner join with what is told later: the event has a row only once it was judged.
     lost = "select transaction_id, 1 as judged from silver.fraud_labels where tx_fraud = 1"
-    scan = leaks.scan(USE_CASE, asked({**models, "lost": lost}))
+    scan = scanning.scan(USE_CASE, asked({**models, "lost": lost}))
     assert scan.dead == ("dead.always",)
     assert "dead.always is dead: nothing that must matter moved it" in scan.reasons
     assert moved(scan).keys() == {"lost"}
@@ -164,18 +165,18 @@ def test_a_feature_that_nothing_moves_is_dead_and_an_event_that_vanishes_is_a_le
 
 def test_a_scan_that_known_verdicts_do_not_move_is_blind_unless_the_models_read_none() -> None:
     models = {"amounts": PLAIN.replace("coalesce(sum(v.tx_fraud), 0)", "count(*)")}
-    blind = leaks.scan(USE_CASE, asked(models))
+    blind = scanning.scan(USE_CASE, asked(models))
     assert (blind.passed, blind.blind, blind.leaks) == (False, ("verdicts that were known",), ())
-    assert leaks.scan(USE_CASE, asked(models), verdicts_matter=False).passed
+    assert scanning.scan(USE_CASE, asked(models), verdicts_matter=False).passed
 
 
 def test_a_change_that_changes_nothing_is_refused() -> None:
-    trial = leaks._Trial(USE_CASE, asked({"right": PLAIN}), 1)
-    cut = leaks.cuts(USE_CASE, trial.world, 1, 1)[0]
+    trial = Trial(USE_CASE, asked({"right": PLAIN}), 1)
+    cut = cuts(USE_CASE, trial.world, 1, 1)[0]
     with pytest.raises(ConfigurationError, match="idleness changed nothing"):
-        trial.moved("idleness", lambda hand, rows, cut: leaks._Step(rows, {1}), cut)
+        trial.moved("idleness", lambda hand, rows, cut: Step(rows, {1}), cut)
     with pytest.raises(ConfigurationError, match="at least one seed"):
-        leaks.scan(USE_CASE, asked({"right": PLAIN}), seeds=())
+        scanning.scan(USE_CASE, asked({"right": PLAIN}), seeds=())
 
 
 def test_models_that_lose_or_double_events_are_refused() -> None:
@@ -186,123 +187,13 @@ def test_models_that_lose_or_double_events_are_refused() -> None:
         return pa.concat_tables([lossy(events, verdicts, nights)] * 2)
 
     with pytest.raises(ContractError, match=r"1 of \d+ events have no row of features, such as 14000001"):
-        leaks.scan(USE_CASE, lossy)
+        scanning.scan(USE_CASE, lossy)
     with pytest.raises(ContractError, match=r"look for a join that doubles rows"):
-        leaks.scan(USE_CASE, doubling)
-
-
-CHANGES = {**leaks.SINGLY, **leaks.ONCE, leaks.TOGETHER: leaks._together}
-UNKNOWN = {name for name in CHANGES if name not in ("order of rows", "unrelated entities", leaks.TOGETHER)}
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("name", sorted(UNKNOWN))
-def test_what_a_cut_knows_is_left_exactly_as_it_was(name: str, seed: int) -> None:
-    trial = leaks._Trial(USE_CASE, asked({}), seed)
-    for cut in leaks.cuts(USE_CASE, trial.world, seed, 3):
-
-        def known(rows: Any, cut: leaks.Cut = cut) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-            events = [row for row in rows.events if row["tx_datetime"] <= cut.at and row["day"] <= cut.night]
-            return events, [row for row in rows.verdicts if row["reported_at"] <= cut.at and row["day"] <= cut.night]
-
-        step = CHANGES[name](leaks._Hand(USE_CASE, name, 50_000_000), trial.rows, cut)
-        assert known(step.rows) == known(trial.rows)
-        assert {row["transaction_id"] for row in known(trial.rows)[0]} >= step.compared or name == "other nights"
-        for row in step.rows.events:
-            assert row["day"] >= row["tx_datetime"].date() >= row["day"] - timedelta(days=35)
-            assert row["known_at"] == datetime.combine(row["day"] + timedelta(days=1), datetime.min.time(), row["tx_datetime"].tzinfo)
-        assert all(row["day"] >= row["reported_at"].date() for row in step.rows.verdicts)
-        for rows in (step.rows.events, step.rows.verdicts):
-            assert len({row["transaction_id"] for row in rows}) == len(rows)
-
-
-def test_changes_reach_the_instant_of_the_cut_and_the_microsecond_after_it() -> None:
-    trial = leaks._Trial(USE_CASE, asked({}), 1)
-    for cut in leaks.cuts(USE_CASE, trial.world, 1, 3):
-        after = leaks._together(leaks._Hand(USE_CASE, "edges", 50_000_000), trial.rows, cut).rows
-        new = [row for row in after.events if row["transaction_id"] > 50_000_000]
-        own = [row for row in new if {name: row[name] for name in cut.ids} == cut.ids]
-        assert any(row["tx_datetime"] == cut.at + leaks.TICK and row["day"] <= cut.night for row in own)
-        assert any(row["tx_datetime"] == cut.at and row["day"] > cut.night for row in own)
-        assert any(row["reported_at"] == cut.at + leaks.TICK for row in after.verdicts)
-        peers = [row for row in trial.rows.events if row["tx_datetime"] == cut.at and {n: row[n] for n in cut.ids} == cut.ids]
-        assert len(peers) > 1
-
-
-def test_unrelated_rows_share_no_id_with_those_compared_not_even_by_way_of_others() -> None:
-    trial = leaks._Trial(USE_CASE, asked({}), 1)
-    for cut in leaks.cuts(USE_CASE, trial.world, 1, 3):
-        step = leaks._unrelated(leaks._Hand(USE_CASE, "unrelated", 50_000_000), trial.rows, cut)
-        own = [row for row in trial.rows.events if row["transaction_id"] in step.compared]
-        assert {name: own[0][name] for name in cut.ids}.keys() == {"customer_id", "terminal_id"}
-        assert [row for row in step.rows.events if row["transaction_id"] in step.compared] == own
-        others = [row for row in step.rows.events if row["transaction_id"] not in step.compared]
-        assert min(len(own), len(others)) > 200
-        for name, value in cut.ids.items():
-            assert value in {row[name] for row in own}
-            assert not {row[name] for row in own} & {row[name] for row in others}
-
-
-def test_the_made_up_world_has_silvers_types_and_what_it_is_about() -> None:
-    world = leaks.made_up(USE_CASE, 1)
-    assert world.events.schema == tables.silver(USE_CASE.events).arrow([]).schema
-    assert world.verdicts.schema == tables.silver(USE_CASE.labels).arrow([]).schema
-    assert world.events.equals(leaks.made_up(USE_CASE, 1).events)
-    events = {row["transaction_id"]: row for row in world.events.to_pylist()}
-    verdicts = world.verdicts.to_pylist()
-    assert len(events) == len(world.events) > 500
-    delay = timedelta(days=USE_CASE.label_delay_days)
-    waits = [row["reported_at"] - events[row["transaction_id"]]["tx_datetime"] for row in verdicts]
-    for some in (
-        [row for row in events.values() if row["day"] > row["tx_datetime"].date()],
-        [wait for wait in waits if wait == delay],
-        [wait for wait in waits if wait == delay + leaks.TICK],
-        [wait for wait in waits if wait < delay],
-        [row for row in verdicts if row["day"] > row["reported_at"].date()],
-        [row for row in verdicts if row["day"] < events[row["transaction_id"]]["day"]],
-    ):
-        assert len(some) > 20
-    assert 0.3 < sum(row["tx_fraud"] for row in verdicts) / len(verdicts) < 0.7
-
-
-@pytest.fixture(scope="module")
-def other() -> UseCase:
-    """A use case of other columns and types: optional ones, a category that its contract lists, verdicts with keys of their own."""
-    listed = RowRule(name="listed", severity="reject", reason="r", kind="range", breach="channel not in ('web', 'phone')")
-    bounded = RowRule(name="bounded", severity="reject", reason="r", kind="range", breach="share < 0 or share > 1")
-    columns = (("claim", "bigint"), ("filed_at", "timestamp"), ("policy_id", "bigint"), ("channel", "string"), ("share", "double"))
-    claims = Feed(
-        name="claims",
-        description="Claims.",
-        columns=(
-            *(Column(*column, "c") for column in columns),
-            Column("lost_on", "date", "c", required=False),
-            Column("parts", "int", "c"),
-        ),
-        key="claim",
-        event_time="filed_at",
-        rules=(listed, bounded),
-    )
-    columns = (("finding", "bigint"), ("claim", "bigint"), ("found_at", "timestamp"), ("is_false", "int"), ("policy_id", "bigint"))
-    findings = Feed(
-        name="findings", description="Findings.", columns=tuple(Column(*c, "c") for c in columns), key="finding", event_time="found_at"
-    )
-    return UseCase(
-        name="claims",
-        title="Claims",
-        owner="o",
-        events=claims,
-        labels=findings,
-        entity="policy_id",
-        target="is_false",
-        label_delay_days=3,
-        features=(Feature("f", "F."),),
-        recipes=USE_CASE.recipes,
-    )
+        scanning.scan(USE_CASE, doubling)
 
 
 def test_any_use_case_can_be_scanned_from_its_columns_alone(other: UseCase) -> None:
-    world = leaks.made_up(other, 1).events.to_pylist()
+    world = made_up(other, 1).events.to_pylist()
     assert {row["channel"] for row in world} == {"web", "phone"}
     assert min(row["share"] for row in world) >= 0 <= max(row["share"] for row in world) <= 1
     assert any(row["lost_on"] is None for row in world)
@@ -315,36 +206,30 @@ def test_any_use_case_can_be_scanned_from_its_columns_alone(other: UseCase) -> N
         group by e.claim
     """
     models = {"right": plain, "wrong": plain.replace("v.found_at <= e.filed_at", "true")}
-    scan = leaks.scan(other, asked(models, other))
+    scan = scanning.scan(other, asked(models, other))
     assert {leak.feature for leak in scan.leaks} == {"wrong.falses"}
     assert "unreported verdicts" in moved(scan)["wrong"]
     assert scan.dead == ()
 
 
-def test_a_use_case_that_no_world_can_be_made_up_for_is_refused(other: UseCase) -> None:
-    columns = tuple(replace(c, type="date") if c.name == "filed_at" else c for c in other.events.columns)
-    with pytest.raises(ConfigurationError, match=r"makes up claims\.filed_at as timestamp, and the contract says date"):
-        leaks.made_up(replace(other, events=replace(other.events, columns=columns)), 1)
-
-
 def test_the_report_names_every_feature_and_the_program_ends_with_1(
     caught: Scan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = leaks.report(caught)
+    told = str(caught)
     assert told.startswith("card_fraud: FAILED")
     assert all(f"  {feature} " in told for feature in caught.features)
 
     passed = replace(caught, leaks=())
     for scans, code in (([passed], 0), ([passed, caught], 1)):
-        monkeypatch.setattr(leaks, "_scans", lambda *_, scans=scans: scans)
-        assert leaks.main([]) == code
-    assert leaks.main(["--use-case", "nobody"]) == 1
+        monkeypatch.setattr(program, "_scans", lambda *_, scans=scans: scans)
+        assert program.main([]) == code
+    assert program.main(["--use-case", "nobody"]) == 1
     assert "nightshift: use case 'nobody' is not registered" in capsys.readouterr().err
 
 
 @pytest.mark.lakehouse
 def test_the_features_that_we_ship_do_not_leak_and_none_is_dead(session: SparkSession, installation: Settings, use_case: UseCase) -> None:
-    scan = leaks.scan_models(session, installation, use_case)
+    scan = scan_models(session, installation, use_case)
     assert scan.passed, scan.reasons
     assert set(scan.features) == set(use_case.feature_names)
     assert scan.probed > 1000
@@ -364,7 +249,7 @@ def test_leaks_planted_in_a_model_are_caught_on_spark_and_so_is_a_feature_of_the
     """
     monkeypatch.setattr(project, "compiled", lambda *_: Compiled((("planted", planted),)))
     features = tuple(Feature(name, "F.") for name in ("amount", "frauds", "piece"))
-    blamed = moved(leaks.scan_models(session, installation, replace(use_case, features=features), cuts_each=1))
+    blamed = moved(scan_models(session, installation, replace(use_case, features=features), cuts_each=1))
     assert blamed.keys() == {"frauds", "piece"}
     assert "unreported verdicts" in blamed["frauds"]
     assert "order of rows" in blamed["piece"]
