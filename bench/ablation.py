@@ -79,13 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def origins(world: World) -> dict[str, str]:
     """The model that each feature comes from, in the order of features: read off the last model's SQL."""
-    *_, (last, query) = project.compiled(world.session, world.settings, world.use_case).models
-    models = dict(re.findall(r"(\w+) as \(\s*select \* from (\w+)\s*\)", query))
+    models = project.compiled(world.session, world.settings, world.use_case).models
+    last, query = models[-1]
+    # Aliases of what was laid on the way; the events themselves are read by the last model.
+    laid = {alias: name for alias, name in re.findall(r"(\w+) as \(\s*select \* from (\w+)\s*\)", query) if name in dict(models)}
     origin = {}
     for feature in world.use_case.features:
         said = re.search(rf"^.* as {feature.name},?$", query, re.MULTILINE)
         named = re.findall(r"(\w+)\.\w+", said[0]) if said else []
-        origin[feature.name] = models.get(named[0], last) if named else last
+        origin[feature.name] = laid.get(named[0], last) if named else last
     return origin
 
 
