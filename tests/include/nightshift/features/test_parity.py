@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from include.nightshift import nights as nights_module
 from include.nightshift.features import build, parity
-from include.nightshift.lakehouse import records, tables, writes
+from include.nightshift.lakehouse import log, records, tables, writes
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.score import scores
 from include.nightshift.settings import Settings
@@ -75,14 +75,14 @@ def lake(installation: Settings, use_case: UseCase) -> Iterator[SparkSession]:
     records.replace(installation, tables.CHAMPION_HISTORY, [], {"report_digest": ["d91"]})
 
 
-def tampered(session: SparkSession, settings: Settings, use_case: UseCase, change: str) -> list[parity.Parity]:
-    """The verdicts with one change made to the first scored night, which is undone afterwards."""
-    session.sql(change)
+def tampered(session: SparkSession, settings: Settings, use_case: UseCase, table: tables.Table, change: str) -> list[parity.Parity]:
+    """The verdicts with one change made to a table of the scored nights, which is undone afterwards."""
+    before = log.version(settings, table)
+    session.sql(f"update {table} {change}")
     try:
         return parity.check(session, settings, use_case, SCORED)
     finally:
-        build.build(session, settings, use_case, SCORED)
-        scores.score(session, settings, use_case, SCORED)
+        session.sql(f"restore table {table} to version as of {before}")
 
 
 @pytest.mark.lakehouse
@@ -100,11 +100,8 @@ def test_what_was_scored_is_what_silver_gives(lake: SparkSession, installation: 
 def test_one_changed_figure_is_named_with_its_column_and_the_score_that_was_right(
     lake: SparkSession, installation: Settings, use_case: UseCase
 ) -> None:
-    change = (
-        f"update {tables.features(use_case)} set customer_mean_7d = customer_mean_7d + 0.5 "
-        f"where day = date'{SCORED[0]}' and transaction_id % 24 = 0"
-    )
-    first, second = tampered(lake, installation, use_case, change)
+    change = f"set customer_mean_7d = customer_mean_7d + 0.5 where day = date'{SCORED[0]}' and transaction_id % 24 = 0"
+    first, second = tampered(lake, installation, use_case, tables.features(use_case), change)
     assert not first.passed
     assert second.passed
     assert [(column.column, column.rows, column.largest) for column in first.columns] == [("customer_mean_7d", 1, pytest.approx(0.5))]
@@ -113,8 +110,8 @@ def test_one_changed_figure_is_named_with_its_column_and_the_score_that_was_righ
 
 @pytest.mark.lakehouse
 def test_a_score_that_nobody_gave_is_a_difference(lake: SparkSession, installation: Settings, use_case: UseCase) -> None:
-    change = f"update {tables.scores(use_case)} set score = 0.5 where day = date'{SCORED[1]}'"
-    first, second = tampered(lake, installation, use_case, change)
+    change = f"set score = 0.5 where day = date'{SCORED[1]}'"
+    first, second = tampered(lake, installation, use_case, tables.scores(use_case), change)
     assert first.passed
     assert [column.column for column in second.columns] == ["score"]
     assert second.different == second.rows == 24
