@@ -46,7 +46,7 @@ class History:
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    drops = draw(st.dictionaries(st.sampled_from(OFFSETS), DROP, min_size=3, max_size=3))
+    drops = draw(st.dictionaries(st.sampled_from(OFFSETS), DROP, min_size=3, max_size=4))
     corrected = draw(st.lists(st.sampled_from(sorted(drops)), max_size=1))
     landings = [(night, drop) for night, drop in drops.items()] + [(night, draw(DROP)) for night in corrected]
     return History(tuple(draw(st.permutations(landings))))
