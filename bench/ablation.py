@@ -10,7 +10,7 @@ All frauds are trained on, and SHARE of the genuine transactions (one in five un
 paired differences need many trainings, not large ones.
 
 Costs are seconds of a full build of all days, each model's divided among the features that come from it. `--write` puts costs and
-benefits into the features' declarations, from which `make docs` shows them.
+benefits into the features' declarations.
 
 Closing line: how many features beyond the published ones are worth less than nothing by two standard errors; the target is none.
 """
@@ -22,13 +22,12 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from bench.prequential import PUBLISHED, World, landed, say
-from include.nightshift import nights
+from bench.prequential import PUBLISHED, World, asked_of, landed, say
 from include.nightshift.errors import NightshiftError
 from include.nightshift.features import project
 from include.nightshift.promote import judge
@@ -56,16 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--landing", type=Path, required=True, help="the folder above the feeds")
-    parser.add_argument("--first-test", type=nights.parse, required=True, metavar="DAY", help="first day of the first fold, YYYY-MM-DD")
-    parser.add_argument("--folds", type=int, default=4, help="test weeks, one after the other")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each set of features on each fold")
     parser.add_argument("--genuine", type=float, default=0.2, help="share of the genuine transactions to train on")
     parser.add_argument("--write", action="store_true", help="put costs and benefits into the features' declarations")
-    asked = parser.parse_args(arguments)
-    first_days = [asked.first_test + timedelta(days=7 * fold) for fold in range(asked.folds)]
+    asked, first_days = asked_of(parser, arguments)
     try:
-        with landed(asked.landing.resolve(), first_days) as world:
+        with landed(asked.landing, first_days) as world:
             origin = origins(world)
             cost = costs(world, origin)
             benefit = benefits(world, origin, first_days, asked.seeds, asked.genuine)
@@ -149,11 +144,10 @@ def _declare(cost: Mapping[str, float], benefit: Mapping[str, Benefit]) -> None:
     text = path.read_text()
     for name, seconds in cost.items():
         figures = f"cost_seconds: {seconds:.1f}, benefit: {benefit[name].mean:.4f}"
-        declaration = re.compile(rf"(- name: {name}\n(?:(?! *- ).*\n)*? *config: {{meta: {{)(.*?)(}}}})")
-        told = declaration.search(text)
+        told = re.search(rf"(- name: {name}\n(?:(?! *- ).*\n)*? *config: {{meta: {{)(.*?)}}}}", text)
         assert told, f"{path} declares no {name}"
         others = [said for said in told[2].split(", ") if not said.startswith(("cost_seconds:", "benefit:"))]
-        text = declaration.sub(lambda found: found[1] + ", ".join([*others, figures]) + found[3], text, count=1)  # noqa: B023
+        text = text[: told.start(2)] + ", ".join([*others, figures]) + text[told.end(2) :]
     path.write_text(text)
 
 

@@ -39,7 +39,7 @@ from include.nightshift.operate.environment import environment
 from include.nightshift.operate.served import connected
 from include.nightshift.promote import judge, metrics
 from include.nightshift.score import scores
-from include.nightshift.settings import ROOT, Ports, Settings
+from include.nightshift.settings import Ports, Settings
 from include.nightshift.train import pin
 from include.nightshift.train.run import MODEL, TrainingRun, read_rows
 from include.nightshift.usecase import Recipe, UseCase
@@ -74,38 +74,38 @@ class Entrant:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    asked = _asked(arguments)
-    first_days = [asked.first_test + timedelta(days=7 * fold) for fold in range(asked.folds)]
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.prequential", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    recipes = {recipe.name: recipe for recipe in USE_CASE.recipes}
+    parser.add_argument("--recipe", choices=recipes, default=USE_CASE.recipes[0].name, help="one of the use case's recipes")
+    parser.add_argument("--target-ap", type=float, help="mean average precision to reach")
+    asked, first_days = asked_of(parser, arguments)
     try:
         with landed(asked.landing, first_days) as world:
-            entrants = _run(world, asked.recipe, first_days)
+            entrants = _run(world, recipes[asked.recipe], first_days)
     except NightshiftError as error:
         print(f"prequential: {error}", file=sys.stderr)
         return 2
     return _report(entrants, first_days, asked.target_ap)
 
 
-def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.prequential", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    recipes = {recipe.name: recipe for recipe in USE_CASE.recipes}
+def asked_of(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[date]]:
+    """What a program of the protocol is asked, the folder and the folds with it, and the first day of each fold."""
     parser.add_argument("--landing", type=Path, required=True, help="the folder above the feeds")
     parser.add_argument("--first-test", type=nights.parse, required=True, metavar="DAY", help="first day of the first fold, YYYY-MM-DD")
     parser.add_argument("--folds", type=int, required=True, help="test weeks, one after the other")
-    parser.add_argument("--recipe", choices=recipes, default=USE_CASE.recipes[0].name, help="one of the use case's recipes")
-    parser.add_argument("--target-ap", type=float, help="mean average precision to reach")
     try:
         asked = parser.parse_args(arguments)
     except NightshiftError as error:
         parser.error(str(error))
-    asked.landing, asked.recipe = asked.landing.resolve(), recipes[asked.recipe]
+    asked.landing = asked.landing.resolve()
     missing = [feed.name for feed in USE_CASE.feeds if not (asked.landing / feed.name).is_dir()]
     if missing:
         parser.error(f"{asked.landing} holds no folder {' and no folder '.join(missing)}: name the folder above the feeds")
     if asked.folds < 1:
         parser.error("at least one fold")
-    return asked
+    return asked, [asked.first_test + timedelta(days=7 * fold) for fold in range(asked.folds)]
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,8 @@ def _extent(settings: Settings, use_case: UseCase) -> tuple[dict[str, date], dic
 def _product(session: SparkSession, settings: Settings, use_case: UseCase, folder: Path) -> Scores:
     """Train as a machine would, then score the held-out nights as a night is scored."""
     command = [sys.executable, "-m", "include.nightshift.train", "--run", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(settings), capture_output=True, text=True, check=False)
+    # Not in the checkout: MLflow lays artifacts of a database below the working directory.
+    done = subprocess.run(command, cwd=settings.home, env=environment(settings), capture_output=True, text=True, check=False)
     if done.returncode:
         raise NightshiftError(f"training of {folder.name} ended with {done.returncode}: {done.stderr[-1500:]}")
     run = TrainingRun.load(folder)
