@@ -2,6 +2,7 @@
   step: a model on the way, laid in a folder of the build's own and read from there by the models after it.
 
   Not a table: nothing is committed, two builds side by side never meet, and the folder goes when the build ends (`steps` names it).
+  ORC, because Spark writes it in half the time that Parquet takes and nobody else reads it.
   Not held in memory either: Spark describes a plan over held plans, and those over theirs, for seconds before it runs.
 #}
 {% materialization step, adapter='spark' %}
@@ -10,11 +11,11 @@
 
   {{ run_hooks(pre_hooks) }}
   {% call statement('laid') %}
-    insert overwrite directory '{{ folder }}' using parquet
+    insert overwrite directory '{{ folder }}' using orc
     {{ sql }}
   {% endcall %}
   {% call statement('view') %}
-    create or replace temporary view {{ view }} using parquet options (path '{{ folder }}')
+    create or replace temporary view {{ view }} using orc options (path '{{ folder }}')
   {% endcall %}
   {%- set rows = run_query('select count(*) from ' ~ view).rows[0][0] -%}
   {{ store_raw_result(name='main', message=rows ~ ' rows', code='OK', rows_affected=rows | string) }}

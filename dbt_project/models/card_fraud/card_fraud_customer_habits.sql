@@ -16,4 +16,4 @@ asked as (
 )
 
 select *
-from customer_habits(table(select * from asked distribute by customer_id sort by customer_id, at))
+from customer_habits(table(select * from packed(table (select * from asked), 'customer_id') distribute by bucket))

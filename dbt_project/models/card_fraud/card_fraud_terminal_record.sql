@@ -43,4 +43,4 @@ known as (
 )
 
 select *
-from terminal_verdicts(table(select * from known distribute by terminal_id sort by terminal_id, at))
+from terminal_verdicts(table(select * from packed(table (select * from known), 'terminal_id') distribute by bucket))

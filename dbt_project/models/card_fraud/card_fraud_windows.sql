@@ -22,9 +22,9 @@ history as (
 customers as (
 
     select *
-    from customer_windows(table(select * from history distribute by customer_id sort by customer_id, at))
+    from customer_windows(table(select * from packed(table (select * from history), 'customer_id') distribute by bucket))
 
 )
 
 select *
-from terminal_windows(table(select * from customers distribute by terminal_id sort by terminal_id, at))
+from terminal_windows(table(select * from customers distribute by bucket))

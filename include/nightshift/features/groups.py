@@ -1,84 +1,145 @@
 """Arrow functions over whole groups: what a dbt model calls where SQL would recompute each row's window from its start.
 
-A model calls one as `name(table(select … distribute by key sort by key, …))`: Spark brings the rows of a key together and in order,
-and hands them over in Arrow batches; the function takes whole groups at a time, so it holds few of them however long the table is.
+A model calls one as `name(table(select * from packed(table(select …), 'key') distribute by bucket))`. Rows travel packed: `packed` parts
+them into buckets by their key, and all rows that one task has for a bucket are one Arrow block. Spark brings a bucket's blocks together,
+the function unpacks and sorts them, and can hand its own rows on packed by another key. Brought together row by row, sorted and turned
+into Arrow by Spark, the same rows take three times as long. A task holds the blocks of its buckets, and works on one bucket at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from include.nightshift.errors import ContractError
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from pyspark import TaskContext
+    from pyspark.sql import SparkSession
 
+BUCKETS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 12, 13, 14, 15, 16, 18)
+"""Spark's hash sends four of them to each of the lakehouse's four partitions: tasks of one size."""
 ROWS_HELD = 200_000
-"""From so many rows on, the groups that are whole are computed and let go."""
+"""From so many rows on, `packed` lets go of what it holds."""
 
 Compute = Callable[["pa.Table", "np.ndarray"], "pa.Table"]
 """Takes rows sorted by their key and the position at which each group begins (and, last, their number); returns rows."""
 
+_PACKED = "bucket int, block binary"
+_STAGE = b"nightshift.stage"
 
-def over_groups(compute: Compute, key: str, returns: str) -> Any:
-    """A table function for `session.udtf.register`; `returns` names and types its columns as DDL.
 
-    `compute` must be a function of a module that Spark's workers can import.
+def register(session: SparkSession) -> None:
+    """Make `packed(table(…), 'key')` known to the session."""
+    from pyspark.sql.functions import arrow_udtf
+
+    class Packed:
+        def __init__(self) -> None:
+            self.held: list[pa.RecordBatch] = []
+            self.key = ""
+
+        def eval(self, rows: pa.RecordBatch, key: pa.Array) -> Iterator[pa.Table]:
+            self.key = key[0].as_py()
+            self.held.append(rows)
+            if sum(batch.num_rows for batch in self.held) >= ROWS_HELD:
+                yield self.let_go()
+
+        def terminate(self) -> Iterator[pa.Table]:
+            if self.held:
+                yield self.let_go()
+
+        def let_go(self) -> pa.Table:
+            import pyarrow as pa
+
+            rows, self.held = pa.Table.from_batches(self.held), []
+            return pack(rows, self.key, _stage())
+
+    session.udtf.register("packed", arrow_udtf(Packed, returnType=_PACKED))
+
+
+def over_groups(compute: Compute, key: str, order: str, returns: str, then: str = "") -> Any:
+    """A table function over packed rows, for `session.udtf.register`.
+
+    Args:
+        compute: works on groups of `key`, sorted by `order`. A function of a module that Spark's workers can import.
+        key: what the rows were packed by.
+        returns: names and types of the columns as DDL.
+        then: a column by which the returned rows are packed again; without one they are rows.
     """
     from pyspark.sql.functions import arrow_udtf
 
     class OverGroups:
         def __init__(self) -> None:
-            self.held: list[pa.RecordBatch] = []
-            self.done: set[int] = set()
+            self.blocks: dict[int, list[pa.Buffer]] = {}
 
         def eval(self, rows: pa.RecordBatch) -> Iterator[pa.Table]:
-            self.held.append(rows)
-            if sum(batch.num_rows for batch in self.held) >= ROWS_HELD:
-                yield from self.whole(last=False)
+            for bucket, block in zip(rows.column("bucket").to_pylist(), rows.column("block"), strict=True):
+                self.blocks.setdefault(bucket, []).append(block.as_buffer())
+            yield from ()
 
         def terminate(self) -> Iterator[pa.Table]:
-            yield from self.whole(last=True)
+            for bucket in sorted(self.blocks):
+                found = compute(*unpack(self.blocks.pop(bucket), key, order, _stage()))
+                yield pack(found, then, _stage()) if then else found
 
-        def whole(self, last: bool) -> Iterator[pa.Table]:
-            groups, self.held = take_whole(self.held, key, self.done, last=last)
-            if groups:
-                yield compute(*groups)
-
-    return arrow_udtf(OverGroups, returnType=returns)
+    return arrow_udtf(OverGroups, returnType=_PACKED if then else returns)
 
 
-def take_whole(
-    held: list[pa.RecordBatch], key: str, done: set[int], *, last: bool
-) -> tuple[tuple[pa.Table, np.ndarray] | None, list[pa.RecordBatch]]:
-    """Part the batches into groups that are whole (their rows, and where each begins) and the rest; `last` says that no more rows come.
-
-    `done` collects the keys of groups given out.
+def pack(rows: pa.Table, key: str, stage: int) -> pa.Table:
+    """The rows as blocks, one for each of the BUCKETS that has any: `bucket`, `block` (an Arrow stream). `stage` is Spark's.
 
     Raises:
-        ContractError: a key comes back after its group had ended: the rows were not brought together.
+        ContractError: the key is not of whole numbers.
     """
     import numpy as np
     import pyarrow as pa
 
-    held = [batch for batch in held if batch.num_rows]
-    if not held:
-        return None, []
-    table = pa.Table.from_batches(held).combine_chunks()
-    keys = table.column(key).to_numpy()
+    if not pa.types.is_integer(rows.schema.field(key).type):
+        raise ContractError(f"rows are packed by whole numbers, and {key} is {rows.schema.field(key).type}: cast it in the model")
+    rows = rows.combine_chunks().replace_schema_metadata({_STAGE: str(stage).encode()})
+    # Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4): the upper bits of a product.
+    hashed = rows.column(key).to_numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    place = (hashed >> np.uint64(48)) % np.uint64(len(BUCKETS))
+    order = np.argsort(place, kind="stable")
+    rows = rows.take(pa.array(order))
+    ends = np.searchsorted(place[order], np.arange(len(BUCKETS) + 1))
+    blocks = {bucket: _block(rows.slice(low, high - low)) for bucket, low, high in zip(BUCKETS, ends, ends[1:], strict=False) if low < high}
+    return pa.table({"bucket": pa.array(blocks, pa.int32()), "block": pa.array(blocks.values(), pa.binary())})
+
+
+def unpack(blocks: Sequence[pa.Buffer], key: str, order: str, stage: int) -> tuple[pa.Table, np.ndarray]:
+    """The rows of a bucket's blocks, sorted by key and `order`, and where each key begins (and, last, their number).
+
+    Raises:
+        ContractError: a block was packed by the task that unpacks it: there may be more of its bucket elsewhere.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    parts = [pa.ipc.open_stream(block).read_all() for block in blocks]
+    if any(int(part.schema.metadata[_STAGE]) == stage for part in parts):
+        raise ContractError(f"rows of one {key} are not brought together: the model must `distribute by bucket` what it packed")
+    rows = pa.concat_tables(part.replace_schema_metadata() for part in parts).combine_chunks()
+    sorted_ = np.lexsort((rows.column(order).to_numpy(), rows.column(key).to_numpy()))
+    rows = rows.take(pa.array(sorted_))
+    keys = rows.column(key).to_numpy()
     starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1, [len(keys)]])
-    if not last:
-        # The last group may go on in the next batch.
-        starts = starts[:-1]
-    end = int(starts[-1])
-    begun = keys[starts[:-1]].tolist()
-    twice = done.intersection(begun)
-    if twice or len(set(begun)) < len(begun):
-        raise ContractError(
-            f"rows of one {key} do not follow each other: the model must `distribute by {key} sort by {key}` before the call"
-        )
-    done.update(begun)
-    rest = table.slice(end)
-    return (table.slice(0, end), starts) if end else None, rest.to_batches()
+    return rows, starts
+
+
+def _block(rows: pa.Table) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def _stage() -> int:
+    """Spark's number of the stage that this task belongs to."""
+    from pyspark import TaskContext
+
+    return cast("TaskContext", TaskContext.get()).stageId()

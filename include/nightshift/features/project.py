@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable
 from include.nightshift.errors import ContractError
+from include.nightshift.features import groups
 from include.nightshift.settings import ROOT
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Compiled:
                 for name, query in self.models:
                     for end, night in ends.items():
                         query = query.replace(f"{{{end}}}", night)
-                    session.sql(names.sub(lambda match: renamed[match[1]], query)).write.parquet(f"{folder}/{name}")
-                    session.read.parquet(f"{folder}/{name}").createOrReplaceTempView(renamed[name])
+                    session.sql(names.sub(lambda match: renamed[match[1]], query)).write.orc(f"{folder}/{name}")
+                    session.read.orc(f"{folder}/{name}").createOrReplaceTempView(renamed[name])
                 yield session.table(renamed[self.models[-1][0]])
             finally:
                 for name, _ in self.models:
@@ -133,6 +134,7 @@ def version() -> str:
 
 def prepare(session: SparkSession, use_cases: Sequence[UseCase]) -> None:
     """Make the functions that a use case's models call (`include/usecases/<name>/functions.py`) known to the session."""
+    groups.register(session)
     for use_case in use_cases:
         module = f"include.usecases.{use_case.name}.functions"
         if importlib.util.find_spec(module):

@@ -38,6 +38,8 @@ _JAVA_OPTIONS = (
     "-Dio.netty.allocator.type=pooled",
     "--sun-misc-unsafe-memory-access=allow",
     "--enable-native-access=ALL-UNNAMED",
+    # Nobody waits for a pause: the collector with the most work done, a tenth more than G1 with rows that come in large blocks.
+    "-XX:+UseParallelGC",
     # A JVM that ran out of memory is half dead and holds its ports: leave, and be started again.
     "-XX:+ExitOnOutOfMemoryError",
     "-Duser.timezone=UTC",
@@ -84,6 +86,8 @@ def properties(settings: Settings) -> dict[str, str]:
         # Delta would answer min(day) from its log, and over Connect fails to: `LocalDate cannot be cast to java.sql.Date` (4.4.0).
         "spark.databricks.delta.optimizeMetadataQuery.enabled": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Python workers over sockets of the file system: a tenth faster than TCP, and nobody else can knock.
+        "spark.python.unix.domain.socket.enabled": str(_has_room(home / "metastore" / "scratch")).lower(),
         # An error's words are for people; the JVM's stack stays in the server's log.
         "spark.sql.connect.serverStacktrace.enabled": "false",
         "spark.sql.pyspark.jvmStacktrace.enabled": "false",
@@ -98,6 +102,11 @@ def properties(settings: Settings) -> dict[str, str]:
         "spark.sql.thriftserver.ui.retainedSessions": "20",
         **storage.spark_properties(settings),
     }
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether the path of a socket in it, which Spark names by a UUID, stays within the 107 bytes that Linux allows."""
+    return len(os.fsencode(folder)) <= 60
 
 
 def command(settings: Settings, class_path: list[Path]) -> list[str]:
@@ -129,6 +138,11 @@ def environment(settings: Settings) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "NIGHTSHIFT_HOME": str(settings.home),
         "TZ": "UTC",
+        # Python workers keep the memory of their arrays for the next ones, until they are idle for a minute and end: given back each
+        # time, it comes with a page fault per 4 KiB, which in a virtual machine was half of their time.
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**32),
+        "MIMALLOC_PURGE_DELAY": "-1",
     }
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -13,7 +13,10 @@ def register(session: SparkSession) -> None:
     from include.nightshift.features.groups import over_groups
     from include.usecases.card_fraud import habits, verdicts, windows
 
-    session.udtf.register("customer_windows", over_groups(windows.customer_windows, "customer_id", windows.CUSTOMER_RETURNS))
-    session.udtf.register("terminal_windows", over_groups(windows.terminal_windows, "terminal_id", windows.TERMINAL_RETURNS))
-    session.udtf.register("customer_habits", over_groups(habits.customer_habits, "customer_id", habits.RETURNS))
-    session.udtf.register("terminal_verdicts", over_groups(verdicts.terminal_verdicts, "terminal_id", verdicts.RETURNS))
+    def over(compute: Any, key: str, returns: str, then: str = "") -> None:
+        session.udtf.register(compute.__name__, over_groups(compute, key, "at", returns, then))
+
+    over(windows.customer_windows, "customer_id", windows.CUSTOMER_RETURNS, then="terminal_id")
+    over(windows.terminal_windows, "terminal_id", windows.TERMINAL_RETURNS)
+    over(habits.customer_habits, "customer_id", habits.RETURNS)
+    over(verdicts.terminal_verdicts, "terminal_id", verdicts.RETURNS)
