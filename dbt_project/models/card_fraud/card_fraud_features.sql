@@ -52,7 +52,6 @@ features as (
         -- the customer's habits
         habits.amount_to_median as customer_amount_to_median,
         habits.amount_deviation as customer_amount_deviation,
-        habits.amount_spread as customer_amount_spread,
         habits.outliers_7d as customer_outliers_7d,
         habits.days_since_first_outlier as customer_days_since_first_outlier,
         habits.largest_to_median_7d as customer_largest_to_median_7d,

@@ -1,10 +1,9 @@
 """A customer's habits: what an amount is beside the customer's other amounts of the last thirty days.
 
 Of a transaction at time t in night D, the others are the customer's transactions in (t - 30 days, t] that came with D or an earlier
-night, the transaction itself left out. Amounts are whole cents and quantiles are those of Hyndman and Fan's definition 7 ("Sample
-quantiles in statistical packages", The American Statistician 50(4), 1996), so that every figure is a ratio of two integers: the same
-on every machine, however the rows were parted. The median absolute deviation is Hampel's ("The influence curve and its role in robust
-estimation", JASA 69, 1974), not scaled.
+night, the transaction itself left out. Amounts are whole cents, and the median of an even number of them is the mean of the middle two,
+so every figure is a ratio of two integers: the same on every machine, however the rows were parted. The median absolute deviation is
+Hampel's ("The influence curve and its role in robust estimation", JASA 69, 1974), not scaled.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ DAY = 86_400_000_000
 COLUMNS = (
     "amount_to_median",
     "amount_deviation",
-    "amount_spread",
     "outliers_7d",
     "days_since_first_outlier",
     "largest_to_median_7d",
@@ -33,7 +31,7 @@ RETURNS = "transaction_id bigint, " + ", ".join(f"{name} double" for name in COL
 OUTLIER = 3
 """An outlier is above so many medians."""
 FEWEST = 3
-"""With fewer others there is a median, but no measure of spread."""
+"""With fewer others there is a median, but no deviation from it."""
 
 
 def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
@@ -44,7 +42,7 @@ def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
         starts: where each customer begins.
 
     Returns:
-        A row per transaction asked about; null where a figure is not defined (no others, or no spread among them).
+        A row per transaction asked about; null where a figure is not defined (no others, or no deviation among them).
     """
     import pyarrow as pa
 
@@ -59,7 +57,7 @@ def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
 @numba.njit(cache=True)
 def _scan(starts: np.ndarray, at: np.ndarray, day: np.ndarray, cents: np.ndarray, asked: np.ndarray) -> Any:
     """(transactions asked about, COLUMNS); NaN where a figure is not defined."""
-    figures = np.full((int(asked.sum()), 6), np.nan)
+    figures = np.full((int(asked.sum()), 5), np.nan)
     others = np.empty(1024, np.int64)
     place = 0
     for group in range(len(starts) - 1):
@@ -96,7 +94,9 @@ def _judge(
         return
     figures[0] = 2 * cents[row] / median_2
     if len(others) >= FEWEST:
-        _spread(figures, others, 2 * cents[row] - median_2, median_2)
+        deviation_4 = _deviation_4(others, median_2)
+        if deviation_4 > 0:
+            figures[1] = 2 * (2 * cents[row] - median_2) / deviation_4
     outliers = largest = 0
     first = -1
     for other in range(low, high):
@@ -108,29 +108,10 @@ def _judge(
         outliers += outlier and recent
         if outlier and first < 0:
             first = at[other]
-    figures[3] = outliers
+    figures[2] = outliers
     if first >= 0:
-        figures[4] = (at[row] - first) / DAY
-    figures[5] = 2 * largest / median_2
-
-
-@numba.njit(cache=True)
-def _spread(figures: np.ndarray, ordered: np.ndarray, above_2: int, median_2: int) -> None:
-    """How far the amount lies above the median (twice that is `above_2`), in units of the others' own spread."""
-    deviation_4 = _deviation_4(ordered, median_2)
-    if deviation_4 > 0:
-        figures[1] = 2 * above_2 / deviation_4
-    range_4 = _quartile_4(ordered, 3) - _quartile_4(ordered, 1)
-    if range_4 > 0:
-        figures[2] = 2 * above_2 / range_4
-
-
-@numba.njit(cache=True)
-def _quartile_4(ordered: np.ndarray, quarter: int) -> int:
-    """Four times the quartile of ordered integers, itself an integer."""
-    place = (len(ordered) - 1) * quarter
-    below, part = place // 4, place % 4
-    return ordered[below] * 4 if part == 0 else ordered[below] * (4 - part) + ordered[below + 1] * part
+        figures[3] = (at[row] - first) / DAY
+    figures[4] = 2 * largest / median_2
 
 
 @numba.njit(cache=True)
