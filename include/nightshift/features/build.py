@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from include.nightshift.errors import ContractError
 from include.nightshift.features import project
 from include.nightshift.features.nodes import counted
 from include.nightshift.lakehouse import barrier, log, stale, tables, writes
@@ -36,7 +35,7 @@ def build(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     """Replace the features of the nights, which must follow each other, and test them.
 
     Raises:
-        ContractError: a model or a test failed, or the features lack rows that silver has.
+        BuildError: a model or a test failed, or the features lack rows that silver has.
         WriteConflictError: other writers won every attempt.
     """
     started = time.monotonic()
@@ -50,9 +49,10 @@ def build(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     wanted = log.rows_by_night(settings, tables.silver(use_case.events), {"day": nights})
     if built != wanted:
         night = min(night for night in {*built, *wanted} if built.get(night) != wanted.get(night))
-        raise ContractError(
+        raise project.BuildError(
             f"{table}, night {night}: {built.get(night, 0)} rows, expected {wanted.get(night, 0)}, one per row of "
-            f"{tables.silver(use_case.events)}. Run the features of that night again; if it stays, a join loses or doubles rows"
+            f"{tables.silver(use_case.events)}. Run the features of that night again; if it stays, a join loses or doubles rows",
+            nodes,
         )
     stale.rebuilt(settings, table, nights)
     rows = {night: built.get(night, 0) for night in nights}

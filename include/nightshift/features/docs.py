@@ -40,9 +40,7 @@ def write(settings: Settings) -> Path:
     page = place(settings)
     page.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        where = ["--project-dir", str(project.PROJECT), "--profiles-dir", str(project.PROJECT), "--target-path", folder]
-        quiet = ["--log-path", f"{folder}/logs", "--no-partial-parse", "--no-use-colors", "--quiet"]
-        result = dbtRunner().invoke(["docs", "generate", "--static", *_UNASKED, *where, *quiet])
+        result = dbtRunner().invoke(["docs", "generate", "--static", "--quiet", *_UNASKED, *project.places(folder)])
         if not result.success:
             raise ConfigurationError(f"dbt cannot describe the models: {result.exception or 'see its words above'}. Mend {project.PROJECT}")
         with durable.placed(page) as temporary:

@@ -54,7 +54,7 @@ class Node:
 
 
 class BuildError(ContractError):
-    """A dbt command failed: a model, or a test of what it built."""
+    """A dbt command failed: a model, or a test of what it built. Or a build lost rows."""
 
     def __init__(self, message: str, nodes: Sequence[Node]) -> None:
         super().__init__(message)
@@ -141,6 +141,12 @@ def prepare(session: SparkSession, use_cases: Sequence[UseCase]) -> None:
             importlib.import_module(module).register(session)
 
 
+def places(folder: str) -> list[str]:
+    """dbt's options that say where the project is, and that all it writes belongs into this folder."""
+    found = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
+    return [*found, "--target-path", folder, "--log-path", f"{folder}/logs", "--no-partial-parse", "--no-use-colors"]
+
+
 @contextmanager
 def _invoked(
     session: SparkSession, settings: Settings, use_cases: Sequence[UseCase], arguments: Sequence[str], variables: Mapping[str, str]
@@ -152,13 +158,12 @@ def _invoked(
     prepare(session, use_cases)
     (settings.home / "dbt").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.home / "dbt", prefix="run-") as folder:
-        where = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", folder]
+        where = [*places(folder), "--no-write-json"]
         told = ["--vars", json.dumps(dict(variables) | {"steps": f"{folder}/steps"})]
-        quiet = ["--log-path", str(Path(folder) / "logs"), "--no-partial-parse", "--no-write-json", "--no-use-colors"]
         try:
             # Read anew for each call: dbt keeps in it what it compiled, with that call's variables.
-            manifest = Manifest.from_msgpack(_once(settings, "manifest.msgpack", lambda: _parsed([*where, *quiet])))
-            result = dbtRunner(manifest=manifest).invoke([*arguments, *told, *where, *quiet, "--no-populate-cache"])
+            manifest = Manifest.from_msgpack(_once(settings, "manifest.msgpack", lambda: _parsed(where)))
+            result = dbtRunner(manifest=manifest).invoke([*arguments, *told, *where, "--no-populate-cache"])
         finally:
             # dbt's Spark adapter turns ANSI mode off on the session it uses, and this process goes on with that session.
             session.conf.set("spark.sql.ansi.enabled", "true")

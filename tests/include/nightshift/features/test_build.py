@@ -10,17 +10,19 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 
 from include.nightshift.errors import ContractError
 from include.nightshift.features import build, project
 from include.nightshift.ingest import ingest
-from include.nightshift.lakehouse import tables
+from include.nightshift.lakehouse import storage, tables
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import Feed, UseCase
@@ -103,7 +105,7 @@ def customer_habits(events: list[Event], event: Event) -> dict[str, float | None
         for e in events
         if e.customer == event.customer and e is not event and e.night <= event.night and event.at - 30 * DAY < e.at <= event.at
     ]
-    names = ("amount_to_median", "amount_deviation", "amount_spread", "outliers_7d", "days_since_first_outlier", "largest_to_median_7d")
+    names = ("amount_to_median", "amount_deviation", "outliers_7d", "days_since_first_outlier", "largest_to_median_7d")
     habits: dict[str, float | None] = dict.fromkeys(names)
     middle = quantile([e.cents for e in others], Fraction(1, 2)) if others else Fraction(0)
     if not middle:
@@ -111,9 +113,7 @@ def customer_habits(events: list[Event], event: Event) -> dict[str, float | None
     habits["amount_to_median"] = float(event.cents / middle)
     if len(others) >= 3:
         deviation = quantile([abs(e.cents - middle) for e in others], Fraction(1, 2))
-        spread = quantile([e.cents for e in others], Fraction(3, 4)) - quantile([e.cents for e in others], Fraction(1, 4))
         habits["amount_deviation"] = float((event.cents - middle) / deviation) if deviation else None
-        habits["amount_spread"] = float((event.cents - middle) / spread) if spread else None
     week = [e for e in others if e.at > event.at - 7 * DAY]
     outliers = [e.at for e in others if e.cents > 3 * middle]
     habits["outliers_7d"] = float(sum(e.cents > 3 * middle for e in week))
@@ -200,7 +200,7 @@ def test_the_world_of_the_test_holds_what_it_is_about() -> None:
     for name in values[0]:
         assert len({value[name] for value in values}) > 1, f"{name} is always the same"
     assert sum(value["terminal_ordinary_frauds_in_row"] == 2 for value in values) > 5
-    assert sum(value["customer_amount_spread"] is None for value in values) > 5
+    assert sum(value["customer_amount_deviation"] is None for value in values) > 5
     assert sum(e.night > e.at.date() for e in events) > 100
     assert sum(v.night > v.reported.date() for v in verdicts) > 50
     assert sum(v.reported == by_id[v.event].at + 7 * DAY for v in verdicts) > 50
@@ -220,3 +220,20 @@ def test_a_build_that_fails_says_what_dbt_said(session: SparkSession, installati
         project.dbt(
             session, installation, [use_case], ["build", "--select", "card_fraud_history"], first_night="no night", last_night="no night"
         )
+
+
+def test_a_build_that_lost_rows_is_refused_and_tells_what_ran(
+    records_home: Settings, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = date(2014, 1, 1)
+    silver, features = tables.silver(use_case.events), tables.features(use_case)
+    at = datetime.combine(night, datetime.min.time(), UTC)
+    event = {"day": night, "tx_datetime": at, "customer_id": 1, "terminal_id": 1, "tx_amount": Decimal(1), "known_at": at}
+    for table, held in ((silver, [event | {"transaction_id": place} for place in (1, 2)]), (features, [])):
+        write_deltalake(storage.location(records_home, table), table.arrow(held), partition_by=["day"])
+    node = project.Node("card_fraud_features", "model", "success", 1.0, 1, "")
+    monkeypatch.setattr(project, "dbt", lambda *_, **__: [node])
+    session = cast("SparkSession", None)
+    with pytest.raises(project.BuildError, match=r"night 2014-01-01: 0 rows, expected 2, one per row of silver\.transactions") as raised:
+        build.build(session, records_home, use_case, [night])
+    assert raised.value.nodes == (node,)
