@@ -258,13 +258,11 @@ from w left join o on w.transaction_id = o.transaction_id left join u on w.trans
 def measure_quantiles(bench: Bench) -> list[Figure]:
     folder = simulated(bench.home / "days", range(DAYS), A_DAY, late=0)
     views(bench, folder)
-    names = ", ".join(f"customer.{name}" for name in ("transaction_id", "amount_to_median", "amount_deviation"))
     models = dict(project.compiled(bench.session, bench.settings, USE_CASE).models)
     columns = "customer_id, transaction_id, unix_micros(tx_datetime) as at, day, cast(tx_amount * 100 as bigint) as cents"
-    history = f"select {columns}, true as is_event from silver_transactions"
+    history = f"select {columns}, true as is_event, cast(null as date) as fraud_told from silver_transactions"
     bench.session.sql(f"create or replace temporary view bench_history as {history}")
-    bench.session.sql("create or replace temporary view bench_verdicts as select 0L as transaction_id, true as is_fraud where false")
-    habits = re.sub(r"card_fraud_(history|verdicts)", r"bench_\1", models["card_fraud_customer_habits"])
+    habits = models["card_fraud_customer_habits"].replace("card_fraud_history", "bench_history")
     frame = f"over (partition by customer_id order by moment range between {30 * DAY - 1} preceding and current row exclude current row)"
     figures = {"middle": "quantile_cont(cents, 0.5)", "deviation": "mad(cents)", "others": "count(*)"}
     aggregates = ", ".join(f"{sql} {frame} as {name}" for name, sql in figures.items())
@@ -275,7 +273,7 @@ from (select *, {aggregates}
   from (select *, epoch_us(tx_datetime) as moment, cast(tx_amount * 100 as bigint) as cents from silver_transactions))
 """
     ways: dict[str, Callable[[Path], None]] = {
-        "Nightshift": lambda out: write(bench, f"select {names} from ({habits}) customer", out),
+        "Nightshift": lambda out: write(bench, f"select transaction_id, amount_to_median, amount_deviation from ({habits})", out),
         "DuckDB": lambda out: in_duckdb(folder, duck, out),
     }
     taken = in_turns(bench, ways)

@@ -40,7 +40,7 @@ def write(settings: Settings) -> Path:
     page = place(settings)
     page.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        result = dbtRunner().invoke(["docs", "generate", "--static", "--quiet", *_UNASKED, *project.places(folder)])
+        result = dbtRunner().invoke(["docs", "generate", "--static", "--quiet", *_UNASKED, *project.options(folder)])
         if not result.success:
             raise ConfigurationError(f"dbt cannot describe the models: {result.exception or 'see its words above'}. Mend {project.PROJECT}")
         with durable.placed(page) as temporary:

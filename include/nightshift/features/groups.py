@@ -2,8 +2,8 @@
 
 A model calls one as `name(table(select * from packed(table(select …), 'key') distribute by bucket))`. Rows travel packed: `packed` parts
 them into buckets by their key, and all rows that one task has for a bucket are one Arrow block. Spark brings a bucket's blocks together,
-the function unpacks and sorts them, and can hand its own rows on packed by another key. Brought together row by row, sorted and turned
-into Arrow by Spark, the same rows take three times as long. A task holds the blocks of its buckets, and works on one bucket at a time.
+the function unpacks and sorts them, and can hand its own rows on packed by another key. Spark shuffles, sorts and converts row by row,
+which costs more than what is computed (decision 0012). A task holds the blocks of its buckets, and works on one bucket at a time.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def version() -> str:
 
 
 def prepare(session: SparkSession, use_cases: Sequence[UseCase]) -> None:
-    """Make the functions that a use case's models call (`include/usecases/<name>/functions.py`) known to the session."""
+    """Make `packed` and the functions that a use case's models call (`include/usecases/<name>/functions.py`) known to the session."""
     groups.register(session)
     for use_case in use_cases:
         module = f"include.usecases.{use_case.name}.functions"
@@ -141,10 +141,13 @@ def prepare(session: SparkSession, use_cases: Sequence[UseCase]) -> None:
             importlib.import_module(module).register(session)
 
 
-def places(folder: str) -> list[str]:
+def options(folder: str) -> list[str]:
     """dbt's options that say where the project is, and that all it writes belongs into this folder."""
-    found = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
-    return [*found, "--target-path", folder, "--log-path", f"{folder}/logs", "--no-partial-parse", "--no-use-colors"]
+    read, written = (
+        ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)],
+        ["--target-path", folder, "--log-path", f"{folder}/logs"],
+    )
+    return [*read, *written, "--no-partial-parse", "--no-use-colors"]
 
 
 @contextmanager
@@ -158,7 +161,7 @@ def _invoked(
     prepare(session, use_cases)
     (settings.home / "dbt").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.home / "dbt", prefix="run-") as folder:
-        where = [*places(folder), "--no-write-json"]
+        where = [*options(folder), "--no-write-json"]
         told = ["--vars", json.dumps(dict(variables) | {"steps": f"{folder}/steps"})]
         try:
             # Read anew for each call: dbt keeps in it what it compiled, with that call's variables.

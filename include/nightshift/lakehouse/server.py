@@ -38,7 +38,7 @@ _JAVA_OPTIONS = (
     "-Dio.netty.allocator.type=pooled",
     "--sun-misc-unsafe-memory-access=allow",
     "--enable-native-access=ALL-UNNAMED",
-    # Nobody waits for a pause: the collector with the most work done, a tenth more than G1 with rows that come in large blocks.
+    # Nobody waits for a pause: the collector that gets most done, nearly a tenth more than G1 with rows that come in large blocks.
     "-XX:+UseParallelGC",
     # A JVM that ran out of memory is half dead and holds its ports: leave, and be started again.
     "-XX:+ExitOnOutOfMemoryError",
@@ -139,7 +139,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "NIGHTSHIFT_HOME": str(settings.home),
         "TZ": "UTC",
         # Python workers keep the memory of their arrays for the next ones, until they are idle for a minute and end: given back each
-        # time, it comes with a page fault per 4 KiB, which in a virtual machine was half of their time.
+        # time, it comes with a page fault per 4 KiB, which in a virtual machine was a quarter of their time.
         "MALLOC_MMAP_THRESHOLD_": str(2**32),
         "MALLOC_TRIM_THRESHOLD_": str(2**32),
         "MIMALLOC_PURGE_DELAY": "-1",
