@@ -1,6 +1,6 @@
 """What each feature costs and what it is worth: seconds of the models that bring it, average precision lost without it.
 
-    python -m bench.ablation --landing DIR --first-test DAY --folds N [--seeds K] [--genuine SHARE]
+    python -m bench.ablation --landing DIR --first-test DAY --folds N [--seeds K] [--genuine SHARE] [--eliminate] [--write]
 
 The worlds and folds are `bench/prequential.py`'s: the product's own ingest, features, training sets and protocol. For each fold and seed
 the shipped recipe is trained on all features, without each one, and without all that one model brings; a benefit is the mean of the
@@ -10,7 +10,7 @@ All frauds are trained on, and SHARE of the genuine transactions (one in five un
 paired differences need many trainings, not large ones.
 
 Costs are seconds of a full build of all days, each model's divided among the features that come from it. `--write` puts costs and
-benefits into the features' declarations.
+benefits into the features' declarations. `--eliminate` goes on and takes away features beyond the published ones, one after another.
 
 Closing line: how many features beyond the published ones are worth less than nothing by two standard errors; the target is none.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -57,13 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each set of features on each fold")
     parser.add_argument("--genuine", type=float, default=0.2, help="share of the genuine transactions to train on")
+    parser.add_argument("--eliminate", action="store_true", help="take away features until those taken away are worth an error together")
     parser.add_argument("--write", action="store_true", help="put costs and benefits into the features' declarations")
     asked, first_days = asked_of(parser, arguments)
     try:
         with landed(asked.landing, first_days) as world:
             origin = origins(world)
             cost = costs(world, origin)
-            benefit = benefits(world, origin, first_days, asked.seeds, asked.genuine)
+            folds = list(trained(world, first_days, asked.seeds, asked.genuine))
+            benefit = benefits(folds, origin)
+            say(world.began, "each left out once")
+            if asked.eliminate:
+                for name, lost in eliminated([name for name in origin if name not in PUBLISHED], lambda gone: worth(folds, gone)):
+                    say(world.began, f"without {name} too: {lost.mean:.4f} ({lost.error:.4f}) lost")
     except NightshiftError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 2
@@ -93,22 +99,43 @@ def costs(world: World, origin: Mapping[str, str]) -> dict[str, float]:
     return {name: taken[model] / brought.count(model) for name, model in origin.items()}
 
 
-def benefits(world: World, origin: Mapping[str, str], first_days: Sequence[date], seeds: int, genuine: float) -> dict[str, Benefit]:
-    """By feature, and by model for all that comes from it."""
+def trained(world: World, first_days: Sequence[date], seeds: int, genuine: float) -> Iterator[Fold]:
+    """Each fold with each seed, trained on all features."""
     recipe = world.use_case.recipes[0]
-    without = {name: [name] for name in origin}
-    without |= {model: [name for name, from_ in origin.items() if from_ == model] for model in dict.fromkeys(origin.values())}
-    lost: dict[str, list[float]] = {name: [] for name in without}
     for first_day in first_days:
         folder = world.pinned(recipe, first_day)
         for seed in range(seeds):
-            seeded = replace(recipe, seed=recipe.seed + seed)
-            reached = Fold(world, folder, seeded, genuine)
-            whole = reached.without([])
-            for name, left_out in without.items():
-                lost[name].append(whole - reached.without(left_out))
-            say(world.began, f"fold {first_day}, seed {seeded.seed}: AP {whole:.4f} with all {len(origin)} features")
-    return {name: Benefit.of(differences) for name, differences in lost.items()}
+            fold = Fold(world, folder, replace(recipe, seed=recipe.seed + seed), genuine)
+            say(world.began, f"fold {first_day}, seed {fold.recipe.seed}: AP {fold.whole:.4f} with all {len(fold.run.features)} features")
+            yield fold
+
+
+def benefits(folds: Sequence[Fold], origin: Mapping[str, str]) -> dict[str, Benefit]:
+    """By feature, and by model for all that comes from it."""
+    without = {name: [name] for name in origin}
+    without |= {model: [name for name, from_ in origin.items() if from_ == model] for model in dict.fromkeys(origin.values())}
+    return {name: worth(folds, left_out) for name, left_out in without.items()}
+
+
+def worth(folds: Sequence[Fold], left_out: Sequence[str]) -> Benefit:
+    """What these features together are worth."""
+    return Benefit.of([fold.whole - fold.without(left_out) for fold in folds])
+
+
+def eliminated(candidates: Sequence[str], worth: Callable[[Sequence[str]], Benefit]) -> Iterator[tuple[str, Benefit]]:
+    """Features to take away, each the one without which the rest ranks best, and what all taken away until then are worth together.
+
+    Ends before that is more than its standard error: the smallest set that ranks within one error of the whole (Breiman, Friedman,
+    Olshen, Stone, *Classification and Regression Trees*, 1984, section 3.4.3).
+    """
+    gone: list[str] = []
+    while len(gone) < len(candidates):
+        lost = {name: worth([*gone, name]) for name in candidates if name not in gone}
+        least = min(lost, key=lambda name: lost[name].mean)
+        if lost[least].mean > lost[least].error:
+            return
+        gone.append(least)
+        yield least, lost[least]
 
 
 class Fold:
@@ -123,6 +150,7 @@ class Fold:
         kept = (rows.target > 0) | (dice.random(len(rows)) < genuine)
         self.rows = replace(rows, matrix=rows.matrix[kept], target=rows.target[kept])
         self.weight = np.where(self.rows.target > 0, 1.0, 1.0 / genuine)
+        self.whole = self.without([])
 
     def without(self, left_out: Sequence[str]) -> float:
         """Average precision on the fold's week."""
