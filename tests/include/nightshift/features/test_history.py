@@ -5,13 +5,16 @@ its features are those of one full build, row for row.
 from __future__ import annotations
 
 import itertools
+import os
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
@@ -29,10 +32,13 @@ APART = 200
 """Days between the histories of two examples: no window reaches over, so that they need not be cleared."""
 EXAMPLES = itertools.count()
 
-CENTS = st.sampled_from((100, 250, 900))
-EVENT = st.tuples(st.sampled_from((0, 0, 0, 1, 7, 34)), st.sampled_from((0, 7, 23)), st.integers(1, 2), st.integers(1, 2), CENTS)
+HISTORIES = int(os.environ.get("NIGHTSHIFT_TEST_HISTORIES", "0"))
+"""So many are drawn beside the one that is told here: each costs a minute (`bench/histories.py`)."""
+
+LATE, HOURS, CENTS, SLACK = (0, 0, 0, 1, 7, 34), (0, 7, 23), (100, 250, 900), (-1, 0, 0, 0, 3)
+EVENT = st.tuples(st.sampled_from(LATE), st.sampled_from(HOURS), st.integers(1, 2), st.integers(1, 2), st.sampled_from(CENTS))
 """Days late, hour, customer, terminal, cents."""
-VERDICT = st.tuples(st.sampled_from((-1, 0, 0, 0, 3)), st.booleans())
+VERDICT = st.tuples(st.sampled_from(SLACK), st.booleans())
 """Days that the report is late (or early), fraud."""
 DROP = st.lists(st.tuples(EVENT, VERDICT), min_size=1, max_size=5)
 
@@ -42,6 +48,17 @@ class History:
     """What each night's drop holds when it has come for the last time, and the order in which drops come, with their contents."""
 
     landings: tuple[tuple[int, Any], ...]
+
+
+def history(nights: Sequence[int], rows: int) -> History:
+    """Drops of those nights, in that order; one that comes twice is corrected by the second."""
+    dice = random.Random(5)  # noqa: S311 - a world to compute on, not a secret
+
+    def row() -> Any:
+        event = (dice.choice(LATE), dice.choice(HOURS), dice.randint(1, 2), dice.randint(1, 2), dice.choice(CENTS))
+        return event, (dice.choice(SLACK), dice.random() < 0.5)
+
+    return History(tuple((night, [row() for _ in range(rows)]) for night in nights))
 
 
 @st.composite
@@ -100,8 +117,14 @@ def silver_rows(first: date, told: dict[int, Any]) -> tuple[list[dict[str, Any]]
 
 
 @pytest.mark.lakehouse
-@pytest.mark.timeout(900)
-@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.timeout(900 + 300 * HISTORIES)
+@settings(
+    max_examples=HISTORIES or 1,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink] if HISTORIES else [Phase.explicit],
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@example(history(nights=(36, 0, 7, 0), rows=6))
 @given(histories())
 def test_nights_built_as_they_came_and_mended_in_order_equal_one_full_build(
     session: SparkSession, installation: Settings, use_case: UseCase, history: History
