@@ -182,7 +182,7 @@ def measure_windows(bench: Bench) -> list[Figure]:
 
 def our_windows(bench: Bench) -> Callable[[Path], None]:
     """The shipped models of sums and counts, as a build runs them: each laid in a folder before the next reads it."""
-    wanted = ("card_fraud_history", "card_fraud_windows")
+    wanted = ("card_fraud_reach", "card_fraud_history", "card_fraud_windows")
     models = project.compiled(bench.session, bench.settings, USE_CASE).models
     plan = project.Compiled(tuple((name, query) for name, query in models if name in wanted))
     nights = [FIRST, FIRST + timedelta(days=DAYS + 30)]

@@ -3,7 +3,7 @@
 
   The table itself (types, comments, properties) is made by the platform, so that its columns are described once.
   Unlike dbt's incremental `insert_overwrite`, a rerun with equal content leaves the table's version alone. A full refresh is the same
-  act over all nights. A column that the table has and the model brings no more is null.
+  act over all nights. A column that the table has and the model brings no more is null. What it brings its contract says.
 #}
 {% materialization nightly, adapter='spark' %}
   {%- set nights = in_nights() -%}
@@ -13,8 +13,11 @@
   {%- endif -%}
   {%- set built = this.identifier ~ '__built' -%}
 
-  {%- if config.get('contract').enforced -%} {{ get_assert_columns_equivalent(sql) }} {%- endif -%}
-  {%- set brought = get_columns_in_query(sql) -%}
+  {%- if not config.get('contract').enforced -%}
+    {{ exceptions.raise_compiler_error(this.identifier ~ " is nightly without a contract: enforce one, and declare every column in its yml file") }}
+  {%- endif -%}
+  {{ get_assert_columns_equivalent(sql) }}
+  {%- set brought = model.columns.keys() | list -%}
 
   {{ run_hooks(pre_hooks) }}
 
@@ -30,8 +33,8 @@
     where {{ nights }}
   {% endcall %}
 
-  {%- set held = run_query("select 1 from " ~ this ~ " where " ~ nights ~ " limit 1") | length > 0 -%}
-  {%- if held and fingerprint(this, columns, nights) == fingerprint(built, columns, nights) -%}
+  {%- set held = fingerprint(this, columns, nights) -%}
+  {%- if not held.startswith('0 ') and held == fingerprint(built, columns, nights) -%}
     {% call statement('main') %} select 'unchanged' {% endcall %}
   {%- else -%}
     {% call statement('main') %}

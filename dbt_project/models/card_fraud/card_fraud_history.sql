@@ -1,5 +1,4 @@
--- All transactions that a feature of any event can reach: 37 days for windows (30 behind a delay of 7), and 30 more for the habits of
--- the customers whose frauds those windows hold. No night brings a row from its future, so the nights to read begin where they do.
+-- All transactions that a feature of any event can reach. No night brings a row from its future, so the nights to read begin where they do.
 with
 
 transactions as (
@@ -10,10 +9,7 @@ transactions as (
 
 reach as (
 
-    select
-        min(tx_datetime) - interval 37 days as windows_begin,
-        min(tx_datetime) - interval 67 days as begins
-    from {{ ref('card_fraud_events') }}
+    select * from {{ ref('card_fraud_reach') }}
 
 ),
 

@@ -216,9 +216,9 @@ def test_the_world_of_the_test_holds_what_it_is_about() -> None:
 
 @pytest.mark.lakehouse
 def test_a_build_that_fails_says_what_dbt_said(session: SparkSession, installation: Settings, use_case: UseCase) -> None:
-    with pytest.raises(ContractError, match=r"(?s)dbt build failed: card_fraud_history: .*no night"):
+    with pytest.raises(ContractError, match=r"(?s)dbt build failed: card_fraud_reach: .*no night"):
         project.dbt(
-            session, installation, [use_case], ["build", "--select", "card_fraud_history"], first_night="no night", last_night="no night"
+            session, installation, [use_case], ["build", "--select", "card_fraud_reach"], first_night="no night", last_night="no night"
         )
 
 
