@@ -19,7 +19,7 @@ test: setup ## every test, the real processes included; ARGS=... goes to pytest
 	@$(VENV)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 check: setup lint ## what must pass before a commit: lint, types and the tests that need no server
-	@$(VENV)/python -m pytest -m "not lakehouse and not processes and not walk" $(ARGS)
+	@$(VENV)/python -m pytest --numprocesses 2 --dist loadgroup -m "not lakehouse and not processes and not walk" $(ARGS)
 
 up: setup ## start the lakehouse, MLflow and Airflow, and wait until all of them answer
 	@$(VENV)/python -m include.nightshift.operate.processes up

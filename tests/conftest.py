@@ -101,9 +101,7 @@ def served() -> Callable[[Settings], AbstractContextManager[Any]]:
 
 def _served(settings: Settings) -> AbstractContextManager[Any]:
     _lend_jars(settings)
-    # Tests run each query a few times: what the second compiler would win, it costs first. Without it Java reserves a fifth of
-    # the code cache, which Spark's generated code fills: queries then crawl, and fail with "Out of space in CodeCache".
-    return served_alone(settings, JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
+    return served_alone(settings)
 
 
 def _lend_jars(settings: Settings) -> None:

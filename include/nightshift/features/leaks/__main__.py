@@ -45,8 +45,7 @@ def _scans(settings: Settings, home: Path, use_cases: Sequence[UseCase], seeds: 
     (home / "jars").symlink_to(settings.home / "jars")
     own = Settings(home=home, ports=Ports.free(), clock=False, lakehouse_memory="2g", usecases=settings.usecases)
     scans = []
-    # As in the tests: a query runs a few times, and the second compiler costs more than it wins.
-    with connected(own, JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m") as session:
+    with connected(own) as session:
         for use_case in use_cases:
             scans.append(scan_models(session, own, use_case, seeds=seeds))
             print(scans[-1], flush=True)  # noqa: T201
