@@ -51,13 +51,9 @@ features as (
 
         -- the customer's habits
         habits.amount_to_median as customer_amount_to_median,
-        habits.amount_deviation as customer_amount_deviation,
-        habits.outliers_7d as customer_outliers_7d,
-        habits.days_since_first_outlier as customer_days_since_first_outlier,
         habits.largest_to_median_7d as customer_largest_to_median_7d,
 
         -- the terminal's record
-        record.days_since_fraud as terminal_days_since_fraud,
         record.days_since_genuine as terminal_days_since_genuine,
         record.ordinary_frauds_in_row as terminal_ordinary_frauds_in_row,
         record.days_ordinary_frauds_in_row as terminal_days_ordinary_frauds_in_row,

@@ -1,5 +1,5 @@
--- What was known of the terminal's transactions: how long ago the last fraud and the last genuine one, how many frauds in a row, and
--- which of them were no outliers for their customers.
+-- What was known of the terminal's transactions: how long ago the last genuine one, and how many frauds since, and since when, of those
+-- that were no outliers for their customers.
 with
 
 verdicts as (

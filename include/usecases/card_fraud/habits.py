@@ -2,8 +2,7 @@
 
 Of a transaction at time t in night D, the others are the customer's transactions in (t - 30 days, t] that came with D or an earlier
 night, the transaction itself left out. Amounts are whole cents, and the median of an even number of them is the mean of the middle two,
-so every figure is a ratio of two integers: the same on every machine, however the rows were parted. The median absolute deviation is
-Hampel's ("The influence curve and its role in robust estimation", JASA 69, 1974), not scaled.
+so every figure is a ratio of two integers: the same on every machine, however the rows were parted.
 """
 
 from __future__ import annotations
@@ -19,19 +18,8 @@ if TYPE_CHECKING:
 DAY = 86_400_000_000
 """In microseconds, the unit of `at`."""
 
-COLUMNS = (
-    "amount_to_median",
-    "amount_deviation",
-    "outliers_7d",
-    "days_since_first_outlier",
-    "largest_to_median_7d",
-)
+COLUMNS = ("amount_to_median", "largest_to_median_7d")
 RETURNS = "transaction_id bigint, " + ", ".join(f"{name} double" for name in COLUMNS)
-
-OUTLIER = 3
-"""An outlier is above so many medians."""
-FEWEST = 3
-"""With fewer others there is a median, but no deviation from it."""
 
 
 def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
@@ -42,7 +30,7 @@ def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
         starts: where each customer begins.
 
     Returns:
-        A row per transaction asked about; null where a figure is not defined (no others, or no deviation among them).
+        A row per transaction asked about; null where there is no median: no others, or one of nothing.
     """
     import pyarrow as pa
 
@@ -57,7 +45,7 @@ def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
 @numba.njit(cache=True)
 def _scan(starts: np.ndarray, at: np.ndarray, day: np.ndarray, cents: np.ndarray, asked: np.ndarray) -> Any:
     """(transactions asked about, COLUMNS); NaN where a figure is not defined."""
-    figures = np.full((int(asked.sum()), 5), np.nan)
+    figures = np.full((int(asked.sum()), 2), np.nan)
     others = np.empty(1024, np.int64)
     place = 0
     for group in range(len(starts) - 1):
@@ -92,43 +80,9 @@ def _judge(
     median_2 = others[(len(others) - 1) // 2] + others[len(others) // 2]
     if median_2 <= 0:
         return
-    figures[0] = 2 * cents[row] / median_2
-    if len(others) >= FEWEST:
-        deviation_4 = _deviation_4(others, median_2)
-        if deviation_4 > 0:
-            figures[1] = 2 * (2 * cents[row] - median_2) / deviation_4
-    outliers = largest = 0
-    first = -1
+    largest = 0
     for other in range(low, high):
-        if other == row or day[other] > day[row]:
-            continue
-        recent = at[other] > at[row] - 7 * DAY
-        outlier = 2 * cents[other] > OUTLIER * median_2
-        largest = max(largest, recent * cents[other])
-        outliers += outlier and recent
-        if outlier and first < 0:
-            first = at[other]
-    figures[2] = outliers
-    if first >= 0:
-        figures[3] = (at[row] - first) / DAY
-    figures[4] = 2 * largest / median_2
-
-
-@numba.njit(cache=True)
-def _deviation_4(ordered: np.ndarray, median_2: int) -> int:
-    """Four times the median absolute deviation of ordered integers from their median.
-
-    Distances grow from the median outwards to both sides, so the middle ones are found by walking outwards half as many steps.
-    """
-    count = len(ordered)
-    left, right = count // 2 - 1, count // 2
-    before = now = 0
-    for _ in range(count // 2 + 1):
-        before = now
-        if left >= 0 and (right >= count or median_2 - 2 * ordered[left] <= 2 * ordered[right] - median_2):
-            now = median_2 - 2 * ordered[left]
-            left -= 1
-        else:
-            now = 2 * ordered[right] - median_2
-            right += 1
-    return 2 * now if count % 2 else before + now
+        if other != row and day[other] <= day[row] and at[other] > at[row] - 7 * DAY:
+            largest = max(largest, cents[other])
+    figures[0] = 2 * cents[row] / median_2
+    figures[1] = 2 * largest / median_2

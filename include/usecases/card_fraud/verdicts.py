@@ -20,7 +20,7 @@ from include.usecases.card_fraud.habits import DAY
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("days_since_fraud", "days_since_genuine", "ordinary_frauds_in_row", "days_ordinary_frauds_in_row")
+COLUMNS = ("days_since_genuine", "ordinary_frauds_in_row", "days_ordinary_frauds_in_row")
 RETURNS = "transaction_id bigint, " + ", ".join(f"{name} double" for name in COLUMNS)
 
 REACH = 37 * DAY
@@ -67,7 +67,7 @@ def _scan(
     ordinary: np.ndarray,
 ) -> Any:
     """(transactions asked about, COLUMNS); NaN where a figure is not defined."""
-    figures = np.full((int(asked.sum()), 4), np.nan)
+    figures = np.full((int(asked.sum()), 3), np.nan)
     known = np.empty(1024, np.int64)
     place = 0
     for group in range(len(starts) - 1):
@@ -96,20 +96,16 @@ def _scan(
 @numba.njit(cache=True)
 def _judge(figures: np.ndarray, known: np.ndarray, now: int, at: np.ndarray, fraud: np.ndarray, ordinary: np.ndarray) -> None:
     """One transaction's figures, from the verdicts known then, by the time of their report."""
-    last_fraud = last_genuine = -1
+    last_genuine = -1
     for verdict in known:
-        if fraud[verdict]:
-            last_fraud = at[verdict]
-        else:
+        if not fraud[verdict]:
             last_genuine = at[verdict]
-    if last_fraud >= 0:
-        figures[0] = (now - last_fraud) / DAY
     if last_genuine >= 0:
-        figures[1] = (now - last_genuine) / DAY
+        figures[0] = (now - last_genuine) / DAY
     in_row = 0
     for verdict in known:
         if ordinary[verdict] and at[verdict] > last_genuine:
             in_row += 1
             if in_row == 1:
-                figures[3] = (now - at[verdict]) / DAY
-    figures[2] = in_row
+                figures[2] = (now - at[verdict]) / DAY
+    figures[1] = in_row

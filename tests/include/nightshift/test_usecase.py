@@ -18,8 +18,8 @@ def test_the_installation_says_when_a_feed_begins() -> None:
     assert loaded.events.drops_on(date(1999, 1, 1))
 
 
-def test_card_fraud_has_the_published_features_and_nine_of_its_own(use_case: UseCase) -> None:
-    assert len(use_case.feature_names) == 24 == len(set(use_case.feature_names))
+def test_card_fraud_has_the_published_features_and_five_of_its_own(use_case: UseCase) -> None:
+    assert len(use_case.feature_names) == 20 == len(set(use_case.feature_names))
     assert sum(feature.calendar for feature in use_case.features) == 1
     assert use_case.label_delay_days == 7
     assert [usecase_.name for usecase_ in usecase.registered(Settings())] == ["card_fraud"]

@@ -53,12 +53,7 @@ def wanted(rows: list[dict[str, Any]], me: dict[str, Any]) -> dict[str, float | 
         return told
     mine = Fraction(me["cents"])
     week = [r for r in others if r["at"] > me["at"] - 7 * DAY]
-    outliers = [r["at"] for r in others if r["cents"] > 3 * median]
-    deviation = quantile([abs(a - median) for a in amounts], Fraction(1, 2))
     told["amount_to_median"] = float(mine / median)
-    told["amount_deviation"] = float((mine - median) / deviation) if len(amounts) >= 3 and deviation else None
-    told["outliers_7d"] = float(sum(r["cents"] > 3 * median for r in week))
-    told["days_since_first_outlier"] = float(Fraction(me["at"] - min(outliers), DAY)) if outliers else None
     told["largest_to_median_7d"] = float(max((Fraction(r["cents"]) for r in week), default=Fraction(0)) / median)
     return told
 

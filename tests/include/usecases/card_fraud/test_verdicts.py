@@ -56,11 +56,9 @@ def wanted(rows: list[dict[str, Any]], me: dict[str, Any]) -> dict[str, float | 
         row for row in rows
         if row["is_fraud"] is not None and row["at"] <= me["at"] and row["day"] <= me["day"] and row["happened"] > me["at"] - 37 * DAY
     ]  # fmt: skip
-    frauds = [row["at"] for row in known if row["is_fraud"]]
     genuine = [row["at"] for row in known if not row["is_fraud"]]
     in_row = [row["at"] for row in known if row["is_fraud"] and row["is_ordinary"] and row["at"] > max(genuine, default=-1)]
     figures = (
-        (me["at"] - max(frauds)) / DAY if frauds else None,
         (me["at"] - max(genuine)) / DAY if genuine else None,
         float(len(in_row)) if known else None,
         (me["at"] - min(in_row)) / DAY if in_row else None,
