@@ -1,6 +1,7 @@
 # Each target calls one program; what it does is in that program. `make` alone lists them.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
+PYTEST := $(VENV)/python -m pytest --numprocesses 2 --dist loadgroup
 export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check up down status sql sources docs leak-scan erase bench lint lock clean
@@ -16,10 +17,10 @@ demo: setup ## the whole loop on simulated nights, from nothing; options LANDING
 	@$(VENV)/python -m include.nightshift.operate.demo $(if $(LANDING),--landing "$(LANDING)") $(if $(HISTORY),--history "$(HISTORY)") $(if $(NIGHTS),--nights "$(NIGHTS)")
 
 test: setup ## every test, the real processes included; ARGS=... goes to pytest
-	@$(VENV)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: setup lint ## what must pass before a commit: lint, types and the tests that need no server
-	@$(VENV)/python -m pytest --numprocesses 2 --dist loadgroup -m "not lakehouse and not processes and not walk" $(ARGS)
+	@$(PYTEST) -m "not lakehouse and not processes and not walk" $(ARGS)
 
 up: setup ## start the lakehouse, MLflow and Airflow, and wait until all of them answer
 	@$(VENV)/python -m include.nightshift.operate.processes up

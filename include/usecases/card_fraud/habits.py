@@ -45,7 +45,7 @@ def customer_habits(rows: pa.Table, starts: np.ndarray) -> pa.Table:
 @numba.njit(cache=True)
 def _scan(starts: np.ndarray, at: np.ndarray, day: np.ndarray, cents: np.ndarray, asked: np.ndarray) -> Any:
     """(transactions asked about, COLUMNS); NaN where a figure is not defined."""
-    figures = np.full((int(asked.sum()), 2), np.nan)
+    figures = np.full((int(asked.sum()), len(COLUMNS)), np.nan)
     others = np.empty(1024, np.int64)
     place = 0
     for group in range(len(starts) - 1):

@@ -67,7 +67,7 @@ def _scan(
     ordinary: np.ndarray,
 ) -> Any:
     """(transactions asked about, COLUMNS); NaN where a figure is not defined."""
-    figures = np.full((int(asked.sum()), 3), np.nan)
+    figures = np.full((int(asked.sum()), len(COLUMNS)), np.nan)
     known = np.empty(1024, np.int64)
     place = 0
     for group in range(len(starts) - 1):
