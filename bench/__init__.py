@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,9 @@ class Figure:
 
     @property
     def share(self) -> float:
-        """Of its target that it takes; above 1 is short."""
+        """Of its target that it takes; above 1 is short. A target of 0 is kept or missed."""
+        if not self.target:
+            return math.inf if self.seen else 0.0
         return self.target / self.seen if self.at_least else self.seen / self.target
 
     def __str__(self) -> str:
