@@ -177,8 +177,8 @@ class Recipe:
     name: str
     rounds: int = 100
     """Trees in all."""
-    rounds_per_checkpoint: int = 20
-    """Trees per chunk; a checkpoint follows each chunk."""
+    rounds_per_chunk: int = 20
+    """Trees that are grown in one go, of one seed: a run resumes between chunks."""
     learning_rate: float = 0.1
     max_depth: int = 6
     min_child_weight: float = 1.0
@@ -191,10 +191,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check_name("recipe", self.name)
-        if self.rounds < 1 or not 1 <= self.rounds_per_checkpoint <= self.rounds:
-            raise ConfigurationError(
-                f"recipe {self.name}: 1 <= rounds_per_checkpoint <= rounds, not {self.rounds_per_checkpoint} and {self.rounds}"
-            )
+        if self.rounds < 1 or not 1 <= self.rounds_per_chunk <= self.rounds:
+            raise ConfigurationError(f"recipe {self.name}: 1 <= rounds_per_chunk <= rounds, not {self.rounds_per_chunk} and {self.rounds}")
         for share in ("subsample", "colsample_bytree"):
             if not 0 < getattr(self, share) <= 1:
                 raise ConfigurationError(f"recipe {self.name}: {share} lies in (0, 1], not {getattr(self, share)}")

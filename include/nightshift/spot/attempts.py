@@ -23,6 +23,7 @@ from include.nightshift.errors import PreemptedTooOftenError, TrainingFailedErro
 from include.nightshift.spot.pools import LOG, Machine, Pool, training_command
 from include.nightshift.train import checkpoint
 from include.nightshift.train.interruption import INTERRUPTED
+from include.nightshift.train.pace import AT_RISK_SECONDS
 from include.nightshift.train.run import CHECKPOINTS, PROGRESS, TrainingRun, finished
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def train_on(
     run_folder: Path,
     *,
     max_preemptions: int = 10,
+    at_risk_seconds: float = AT_RISK_SECONDS,
     poll_seconds: float = 0.5,
     on_attempt: Callable[[Attempt], None] = lambda attempt: None,
     on_progress: Callable[[Mapping[str, Any]], None] = lambda line: None,
@@ -71,6 +73,7 @@ def train_on(
         pool: gives the machines.
         run_folder: made by the pin step.
         max_preemptions: how many machines this call may lose.
+        at_risk_seconds: work that losing one may cost; 0 saves as often as the recipe can.
         poll_seconds: how often a machine is looked at.
         on_attempt: called with each attempt as it ends, before an error is raised about it.
         on_progress: called with each new line of `progress.jsonl`.
@@ -83,7 +86,7 @@ def train_on(
     """
     run_folder = run_folder.resolve()
     run = TrainingRun.load(run_folder)
-    wanted = list(command or training_command(run_folder))
+    wanted = list(command or training_command(run_folder, at_risk_seconds))
     reported = _Progress(run_folder / PROGRESS, on_progress)
     preemptions = 0
     while True:
@@ -95,7 +98,10 @@ def train_on(
             raise TrainingFailedError(_reason(run, run_folder, attempt, status, words))
         preemptions += 1
         log.warning(
-            "run %s lost %s after checkpoint %s", run.run_id, attempt.machine, checkpoint.complete(run_folder / CHECKPOINTS)[-1:] or "none"
+            "run %s lost %s; its newest checkpoint is that of step %s",
+            run.run_id,
+            attempt.machine,
+            checkpoint.complete(run_folder / CHECKPOINTS)[-1:] or "none",
         )
         if preemptions > max_preemptions:
             raise PreemptedTooOftenError(
@@ -194,12 +200,12 @@ class _Progress:
         self._path = path
         self._on_progress = on_progress
         # What earlier calls have seen is no news.
-        self._round = max((line["round"] for line in self._lines()), default=0)
+        self._step = max((line["step"] for line in self._lines()), default=0)
 
     def report(self) -> None:
         for line in self._lines():
-            if line["round"] > self._round:
-                self._round = line["round"]
+            if line["step"] > self._step:
+                self._step = line["step"]
                 self._on_progress(line)
 
     def _lines(self) -> list[dict[str, Any]]:

@@ -81,9 +81,8 @@ class LocalPool:
         """Plan the interruptions.
 
         Args:
-            interruptions: attempt k is preempted as soon as the run's checkpoint number `interruptions[k - 1]` (chunks done,
-                whichever attempt saved it) is complete; 0, or a number that stands already, means at once. Later attempts
-                are left alone.
+            interruptions: attempt k is preempted as soon as it has completed `interruptions[k - 1]` checkpoints itself; 0 means at
+                once. Later attempts are left alone.
             grace_seconds: from notice to SIGKILL; SIGTERM comes half-way, and is the deadline that the notice names.
             notice: False kills outright with SIGKILL, as a machine that loses its power.
 
@@ -101,6 +100,7 @@ class LocalPool:
     def start(self, command: Sequence[str], run_folder: Path, attempt: int) -> LocalMachine:
         _end_orphan(run_folder)
         interruption.withdraw_notice(run_folder)
+        stood = max(checkpoint.complete(run_folder / CHECKPOINTS), default=0)
         with (run_folder / LOG).open("ab") as output:
             process = subprocess.Popen(
                 list(command),
@@ -113,7 +113,7 @@ class LocalPool:
             )
         machine = LocalMachine(process, run_folder)
         if attempt <= len(self.interruptions):
-            machine.preempt_at(self.interruptions[attempt - 1], self.grace_seconds if self.notice else None)
+            machine.preempt_after(self.interruptions[attempt - 1], stood, self.grace_seconds if self.notice else None)
         return machine
 
 
@@ -144,13 +144,15 @@ class LocalMachine:
         while self._signal(0) and time.monotonic() < until:
             time.sleep(_WATCH_SECONDS)
 
-    def preempt_at(self, number: int, grace_seconds: float | None) -> None:
-        """Take the machine away once that checkpoint is complete; without grace, without a word."""
-        threading.Thread(target=self._preempt, args=(number, grace_seconds), name=f"preempt {self.name}", daemon=True).start()
+    def preempt_after(self, number: int, stood: int, grace_seconds: float | None) -> None:
+        """Take the machine away once so many checkpoints beyond step `stood` are complete; without grace, without a word."""
+        threading.Thread(target=self._preempt, args=(number, stood, grace_seconds), name=f"preempt {self.name}", daemon=True).start()
 
-    def _preempt(self, number: int, grace_seconds: float | None) -> None:
-        while number and max(checkpoint.complete(self._run_folder / CHECKPOINTS), default=0) < number:
-            if self._gone(_WATCH_SECONDS):
+    def _preempt(self, number: int, stood: int, grace_seconds: float | None) -> None:
+        own: set[int] = set()
+        while len(own) < number:
+            own.update(step for step in checkpoint.complete(self._run_folder / CHECKPOINTS) if step > stood)
+            if len(own) < number and self._gone(_WATCH_SECONDS):
                 return
         self.preempted = True
         if grace_seconds is not None:
@@ -197,6 +199,6 @@ def _end_orphan(run_folder: Path) -> None:
                 time.sleep(_WATCH_SECONDS)
 
 
-def training_command(run_folder: Path) -> list[str]:
+def training_command(run_folder: Path, at_risk_seconds: float) -> list[str]:
     """The command that trains a run; the same on every restart."""
-    return [sys.executable, "-m", "include.nightshift.train", "--run", str(run_folder)]
+    return [sys.executable, "-m", "include.nightshift.train", "--run", str(run_folder), "--at-risk-seconds", str(at_risk_seconds)]

@@ -20,10 +20,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.nightshift.train import interruption, trees
+from include.nightshift.train import interruption, learner, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
+from include.nightshift.train.learner import Learner
+from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
 from include.nightshift.train.run import Rows, TrainingRun, read_rows
 
 log = logging.getLogger("nightshift.train")
@@ -33,10 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train the run of a folder, from wherever it stands; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m include.nightshift.train", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="the run folder that the pin step made")
-    folder: Path = parser.parse_args(arguments).run
+    parser.add_argument(
+        "--at-risk-seconds", type=float, default=AT_RISK_SECONDS, help="work that may have to be done again; 0 saves as often as possible"
+    )
+    asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        train(folder)
+        train(asked.run, asked.at_risk_seconds)
     except Interrupted as reason:
         log.warning("interrupted: %s", reason)
         return interruption.INTERRUPTED
@@ -47,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(folder: Path) -> None:
-    """Bring a run to its end: resume, boost the chunks that are missing, publish the model, tell MLflow, write the result.
+def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS) -> None:
+    """Bring a run to its end: resume, do the stretches that are missing, publish the model, tell MLflow, write the result.
 
     Raises:
         ConfigurationError: run.json is not usable.
@@ -66,97 +71,91 @@ def train(folder: Path) -> None:
             raise folders.TrainingFailedError(f"all {len(rows)} training rows have the same {run.target}: look at the nights in run.json")
         checkpoints = Checkpoints(folder / folders.CHECKPOINTS, fingerprint(run, rows))
         start = checkpoints.newest()
-        resumed_from = trees.rounds_done(run.recipe, start.chunk) if start else 0
-        log.info("run %s: %d rows, starting at round %d of %d", run.run_id, len(rows), resumed_from, run.recipe.rounds)
-        end = _boost(folder, run, rows, checkpoints, start)
-        _publish(folder, run, end, resumed_from, len(rows))
+        stands = start[0] if start else Checkpoint(step=0, machine=learner.this_machine(), history=())
+        learning = learner.begin(run, rows, stands.machine)
+        if start:
+            learning.restore(stands.step, start[1])
+        log.info("run %s: %d rows, starting at step %d of %d", run.run_id, len(rows), stands.step, learning.steps)
+        history = _learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds))
+        _publish(folder, run, learning, history, stands.step, len(rows))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024)
     log.info("finished; peak memory %.0f MB", kilobytes / 1024)
 
 
 def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:
-    """What a checkpoint must agree with to be resumed: the rows themselves, the recipe, and the code that grows the trees."""
-    import xgboost
-
+    """What a checkpoint must agree with to be resumed: the rows themselves, the recipe, and the code that makes the model."""
     recipe = json.dumps([asdict(run.recipe), run.features, run.target], sort_keys=True)
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (trees, folders))
-    return {
-        "data": rows.digest,
-        "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
-        "code": f"{hashlib.sha256(code).hexdigest()} xgboost {xgboost.__version__}",
-    }
+    return {"data": rows.digest, "recipe": hashlib.sha256(recipe.encode()).hexdigest(), "code": learner.code(run.recipe)}
 
 
-def _boost(folder: Path, run: TrainingRun, rows: Rows, checkpoints: Checkpoints, start: Checkpoint | None) -> Checkpoint:
-    threads = start.threads if start else os.cpu_count() or 1
-    now = start or Checkpoint(chunk=0, model=b"", threads=threads, history=())
-    _write_progress(folder, now.history)
-    total = trees.chunks(run.recipe)
-    if now.chunk == total:
-        return now
-    matrix = trees.quantise(rows, run.features, run.recipe, threads)
-    while now.chunk < total:
-        began = time.monotonic()
-        model, loss = trees.boost(now.model or None, matrix, run.recipe, now.chunk, threads, _leave_if_time_is_short(folder))
-        done = trees.rounds_done(run.recipe, now.chunk + 1)
-        progress = Progress(done, round(time.monotonic() - began, 3), loss, datetime.now(UTC).isoformat())
-        now = Checkpoint(chunk=now.chunk + 1, model=model, threads=threads, history=(*now.history, progress))
-        checkpoints.save(now)
-        _write_progress(folder, now.history)
-        log.info("round %d of %d: log-loss %.6f, %.2f s", done, run.recipe.rounds, loss, progress.seconds)
-        if interruption.seconds_left(folder) is not None:
-            raise Interrupted(f"the machine goes; checkpoint {now.chunk} (round {done}) is saved")
-    return now
+def _learn(folder: Path, learning: Learner, stands: Checkpoint, checkpoints: Checkpoints, pace: Pace) -> tuple[Progress, ...]:
+    """Advance to the last step, saving at the pace; returns the history of all stretches."""
+    history = stands.history
+    _write_progress(folder, history)
+    while learning.step < learning.steps:
+        loss = learning.advance(_leave_if_time_is_short(folder))
+        took = pace.stretched()
+        history = (*history, Progress(learning.step, round(took, 3), loss, datetime.now(UTC).isoformat()))
+        log.info("step %d of %d: log-loss %.6f, %.2f s", learning.step, learning.steps, loss, took)
+        going = interruption.seconds_left(folder) is not None
+        if going or pace.due or learning.step == learning.steps:
+            checkpoints.save(Checkpoint(step=learning.step, machine=stands.machine, history=history), learning.state())
+            _write_progress(folder, history)
+            log.info("saved in %.3f s", pace.saved())
+        if going:
+            raise Interrupted(f"the machine goes; the checkpoint of step {learning.step} is saved")
+    return history
 
 
 def _leave_if_time_is_short(folder: Path) -> Callable[[int], None]:
-    """After each round: under notice, go on only if this chunk can still be finished and saved, judging by its rounds so far."""
+    """After each step: under notice, go on only if this stretch can still be finished and saved, judging by its steps so far."""
     began = time.monotonic()
-    rounds = 0
+    steps = 0
 
-    def after_round(rounds_left: int) -> None:
-        nonlocal rounds
-        rounds += 1
+    def after_step(steps_left: int) -> None:
+        nonlocal steps
+        steps += 1
         left = interruption.seconds_left(folder)
-        if left is not None and left < 1.5 * rounds_left * (time.monotonic() - began) / rounds:
-            raise Interrupted(f"the machine goes in {left:.1f} s, too soon for {rounds_left} more rounds; the newest checkpoint stands")
+        if left is not None and left < 1.5 * steps_left * (time.monotonic() - began) / steps:
+            raise Interrupted(f"the machine goes in {left:.1f} s, too soon for {steps_left} more steps; the newest checkpoint stands")
 
-    return after_round
+    return after_step
 
 
 def _write_progress(folder: Path, history: Sequence[Progress]) -> None:
-    # Whole, from the checkpoint's history: a line can then neither be torn nor speak of a chunk that was lost.
+    # Whole, from the checkpoint's history: a line can then neither be torn nor speak of a stretch that was lost.
     write_durably(folder / folders.PROGRESS, "".join(json.dumps(asdict(point)) + "\n" for point in history).encode())
 
 
-def _publish(folder: Path, run: TrainingRun, end: Checkpoint, resumed_from: int, train_rows: int) -> None:
+def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequence[Progress], resumed_from: int, train_rows: int) -> None:
     import numpy as np
 
     from include.nightshift.monitor import drift
     from include.nightshift.train import tracking
 
+    model = learning.model()
     (folder / folders.MODEL).parent.mkdir(exist_ok=True)
-    write_durably(folder / folders.MODEL, end.model)
+    write_durably(folder / folders.MODEL, model)
     names = {name: getattr(run, name) for name in ("features", "key", "entity", "event_time", "target")}
     write_durably(folder / folders.FEATURES, json.dumps(names, indent=1).encode())
     held_out = folder / folders.HOLDOUT_ROWS
     # As doubles: later nights are compared as doubles, and a value must not change sides of a bin's edge by rounding.
     seen = read_rows(held_out if folders.has_rows(held_out) else folder / folders.TRAIN_ROWS, run, dtype="float64")
-    booster = trees.load_booster(end.model)
+    booster = trees.load_booster(model)
     score = trees.predict(booster, seen.matrix, run.features, threads=os.cpu_count() or 1)
     columns = {name: seen.matrix[:, position] for position, name in enumerate(run.features)}
     write_durably(folder / folders.REFERENCE, json.dumps(drift.reference(columns | {"score": score})).encode())
 
-    digest = hashlib.sha256(end.model).hexdigest()
+    digest = hashlib.sha256(model).hexdigest()
     # A row of medians: an example is kept with the model for good, and must be nobody's.
     example = np.median(np.nan_to_num(seen.matrix), axis=0, keepdims=True)
-    mlflow_run_id = tracking.track(run, folder, booster, end.history, example, {"nightshift.model_sha256": digest})
+    mlflow_run_id = tracking.track(run, folder, booster, history, example, {"nightshift.model_sha256": digest})
     result = {
         "model_sha256": digest,
-        "rounds": run.recipe.rounds,
-        "resumed_from_round": resumed_from,
+        "steps": learning.steps,
+        "resumed_from_step": resumed_from,
         "mlflow_run_id": mlflow_run_id,
-        "seconds": round(sum(point.seconds for point in end.history), 3),
+        "seconds": round(sum(point.seconds for point in history), 3),
         "train_rows": train_rows,
     }
     write_durably(folder / folders.RESULT, (json.dumps(result, indent=1) + "\n").encode())

@@ -3,7 +3,8 @@
 The contract, each clause a test: content goes to a temporary file, is fsynced, renamed, and its folder fsynced, so a kill at any
 byte leaves the checkpoint before intact; hashes are checked on reading, and a damaged checkpoint yields to the one before; a
 checkpoint of other data, recipe or code is refused; two are kept; one process at a time may write. CheckFreq (Mohan, Phanishayee,
-Chidambaram, FAST 2021) has the reasons. Python's standard library only: the launching side reads the manifests too.
+Chidambaram, FAST 2021) has the reasons. What a state is, its learner knows. Python's standard library only: the launching side
+reads the manifests too.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable
 from include.nightshift.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +39,28 @@ LOCK = "lock"
 
 @dataclass(frozen=True)
 class Progress:
-    """One chunk done; a line of `progress.jsonl`."""
+    """A stretch of training done; a line of `progress.jsonl`."""
 
-    round: int
-    """Trees grown so far."""
+    step: int
+    """Steps done by then: trees grown, or updates of the weights."""
     seconds: float
-    """What this chunk took."""
-    train_logloss: float
+    """What this stretch took."""
+    loss: float
+    """Log-loss on the rows that it learnt from."""
     at: str
     """When it was done, ISO 8601, UTC."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that the next chunk depends on, beside the run folder itself."""
+    """Where a run stands, beside the learner's state."""
 
-    chunk: int
-    """Chunks done."""
-    model: bytes
-    threads: int
-    """Threads of the first machine: another number may add up floats in another order."""
+    step: int
+    """Steps done."""
+    machine: Mapping[str, str | int]
+    """What the arithmetic depends on, of the first machine: another number of threads may add up floats in another order."""
     history: tuple[Progress, ...]
-    """Every chunk so far, so that a restart can tell the whole story."""
+    """Every stretch so far, so that a restart can tell the whole story."""
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -65,7 +70,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def complete(folder: Path) -> list[int]:
-    """Numbers (chunks done) of the checkpoints that stand in a folder, ascending; their content is not looked at."""
+    """Steps of the checkpoints that stand in a folder, ascending; their content is not looked at."""
     return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
 
 
@@ -83,58 +88,54 @@ class Checkpoints:
         self.folder = folder
         self.fingerprint = dict(fingerprint)
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Make a checkpoint complete, then let go of those that are no longer needed."""
-        model = _model_path(self.folder, checkpoint.chunk)
-        write_durably(model, checkpoint.model)
-        body = {
-            "chunk": checkpoint.chunk,
-            "model_sha256": hashlib.sha256(checkpoint.model).hexdigest(),
-            "threads": checkpoint.threads,
-            "fingerprint": self.fingerprint,
-            "history": [asdict(progress) for progress in checkpoint.history],
-        }
-        manifest = {"body": body, "body_sha256": _digest(body)}
-        write_durably(_manifest_path(self.folder, checkpoint.chunk), json.dumps(manifest, indent=1).encode())
-        for number in complete(self.folder)[:-KEPT]:
-            # The manifest goes first: a model without one is litter, a manifest without its model a damaged checkpoint.
-            _manifest_path(self.folder, number).unlink()
-            _model_path(self.folder, number).unlink(missing_ok=True)
+    def save(self, checkpoint: Checkpoint, state: Sequence[Buffer]) -> None:
+        """Make a checkpoint complete, then let go of those that are no longer needed.
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None where training starts from nothing.
+        `state`: all that the next step depends on beside the run folder, in as many pieces as suit the learner.
+        """
+        digest = _write_hashed(_state_path(self.folder, checkpoint.step), state)
+        body = asdict(checkpoint) | {"state_sha256": digest, "fingerprint": self.fingerprint}
+        manifest = {"body": body, "body_sha256": _digest(body)}
+        write_durably(_manifest_path(self.folder, checkpoint.step), json.dumps(manifest, indent=1).encode())
+        for step in complete(self.folder)[:-KEPT]:
+            # The manifest goes first: a state without one is litter, a manifest without its state a damaged checkpoint.
+            _manifest_path(self.folder, step).unlink()
+            _state_path(self.folder, step).unlink(missing_ok=True)
+
+    def newest(self) -> tuple[Checkpoint, bytes] | None:
+        """The newest checkpoint that is whole, and its state; None where training starts from nothing.
 
         Raises:
             CheckpointError: it belongs to other data, another recipe or other code than this run.
         """
-        for number in reversed(complete(self.folder)):
+        for step in reversed(complete(self.folder)):
             try:
-                body, model = self._read(number)
+                body, state = self._read(step)
             except (ValueError, KeyError, TypeError, FileNotFoundError) as damage:
-                log.warning("checkpoint %d is damaged (%s): falling back to the one before", number, damage)
+                log.warning("the checkpoint of step %d is damaged (%s): falling back to the one before", step, damage)
                 # It would otherwise crowd out the good one when the next checkpoint is saved.
-                _manifest_path(self.folder, number).unlink(missing_ok=True)
+                _manifest_path(self.folder, step).unlink(missing_ok=True)
                 continue
-            self._check_fingerprint(number, body["fingerprint"])
+            self._check_fingerprint(step, body["fingerprint"])
             history = tuple(Progress(**line) for line in body["history"])
-            return Checkpoint(chunk=body["chunk"], model=model, threads=body["threads"], history=history)
+            return Checkpoint(step=body["step"], machine=body["machine"], history=history), state
         return None
 
-    def _read(self, number: int) -> tuple[dict[str, Any], bytes]:
-        manifest = json.loads(_manifest_path(self.folder, number).read_text())
+    def _read(self, step: int) -> tuple[dict[str, Any], bytes]:
+        manifest = json.loads(_manifest_path(self.folder, step).read_text())
         body = manifest["body"]
         if manifest["body_sha256"] != _digest(body):
             raise ValueError("its manifest does not match its own hash")
-        model = _model_path(self.folder, number).read_bytes()
-        if hashlib.sha256(model).hexdigest() != body["model_sha256"]:
-            raise ValueError(f"its model of {len(model)} bytes does not match the manifest's hash")
-        return body, model
+        state = _state_path(self.folder, step).read_bytes()
+        if hashlib.sha256(state).hexdigest() != body["state_sha256"]:
+            raise ValueError(f"its state of {len(state)} bytes does not match the manifest's hash")
+        return body, state
 
-    def _check_fingerprint(self, number: int, found: Mapping[str, str]) -> None:
+    def _check_fingerprint(self, step: int, found: Mapping[str, str]) -> None:
         other = sorted(name for name in {*found, *self.fingerprint} if found.get(name) != self.fingerprint.get(name))
         if other:
             raise CheckpointError(
-                f"checkpoint {number} in {self.folder} was made with other {' and '.join(other)}: resuming would mix two models. "
+                f"the checkpoint of step {step} in {self.folder} was made with other {' and '.join(other)}: resuming would mix two models. "
                 "Put back what it was started with, or pin a new run"
             )
 
@@ -178,12 +179,32 @@ def writer(folder: Path) -> int | None:
     return None
 
 
-def _model_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.ubj"
+def _write_hashed(path: Path, pieces: Sequence[Buffer]) -> str:
+    """Put a file in place durably; returns its SHA-256, which another core works out while this one writes."""
+    digest = hashlib.sha256()
+
+    def add_up() -> None:
+        for piece in pieces:
+            digest.update(piece)
+
+    with durable.placed(path) as temporary, ThreadPoolExecutor(1) as other, temporary.open("wb", buffering=0) as file:
+        added = other.submit(add_up)
+        for piece in pieces:
+            left = memoryview(piece).cast("B")
+            while left:
+                left = left[file.write(left) :]
+        # Here already, so that the disk is at work while the sum is made.
+        os.fsync(file.fileno())
+        added.result()
+    return digest.hexdigest()
 
 
-def _manifest_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.json"
+def _state_path(folder: Path, step: int) -> Path:
+    return folder / f"{step:08d}.state"
+
+
+def _manifest_path(folder: Path, step: int) -> Path:
+    return folder / f"{step:08d}.json"
 
 
 def _digest(body: Mapping[str, Any]) -> str:

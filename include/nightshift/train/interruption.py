@@ -1,7 +1,7 @@
 """Interruption: how a machine says that it is going, and how the trainer goes.
 
 Two ways, as clouds have them. A *notice* is a file in the run folder, written ahead of time (the two-minute warning): the trainer
-looks after every round, finishes the chunk if time allows, and leaves. *SIGTERM* is the last word: the trainer leaves at once,
+looks after every step, finishes the stretch if time allows, and leaves. *SIGTERM* is the last word: the trainer leaves at once,
 and the newest complete checkpoint stands. Either way it exits with `INTERRUPTED`, and the same command resumes.
 """
 
@@ -45,7 +45,7 @@ def seconds_left(run_folder: Path) -> float | None:
     except FileNotFoundError:
         return None
     if not notice.strip():
-        return math.inf  # `touch notice`: a person asks to pause after this chunk
+        return math.inf  # `touch notice`: a person asks to pause after this stretch
     return (datetime.fromisoformat(json.loads(notice)["deadline"]) - datetime.now(UTC)).total_seconds()
 
 

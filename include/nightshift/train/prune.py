@@ -51,7 +51,7 @@ def _clear(folder: Path) -> list[int]:
     with sole_writer(folder):
         gone = [path for path in folder.iterdir() if path.name != LOCK]
         sizes = [path.stat().st_size for path in gone]
-        # Manifests first, as the trainer does: a model without one is litter, a manifest without its model a damaged checkpoint.
+        # Manifests first, as the trainer does: a state without one is litter, a manifest without its state a damaged checkpoint.
         for path in sorted(gone, key=lambda path: path.suffix != ".json"):
             path.unlink()
     return sizes

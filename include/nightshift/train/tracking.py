@@ -62,9 +62,9 @@ def track(
     params = [Param(name, str(value)) for name, value in _parameters(run).items()]
     # Time stamps of the history, not of now: logging the same point twice then changes nothing.
     metrics = [
-        Metric(name, value, int(datetime.fromisoformat(point.at).timestamp() * 1000), point.round)
+        Metric(name, value, int(datetime.fromisoformat(point.at).timestamp() * 1000), point.step)
         for point in history
-        for name, value in (("train_logloss", point.train_logloss), ("chunk_seconds", point.seconds))
+        for name, value in (("train_logloss", point.loss), ("stretch_seconds", point.seconds))
     ]
     client.log_batch(run_id, metrics=metrics, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
     client.log_artifacts(run_id, str((folder / folders.MODEL).parent), ARTIFACTS)

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 def chunks(recipe: Recipe) -> int:
     """Into how many chunks the recipe's rounds fall; the last may be shorter."""
-    return math.ceil(recipe.rounds / recipe.rounds_per_checkpoint)
+    return math.ceil(recipe.rounds / recipe.rounds_per_chunk)
 
 
 def rounds_done(recipe: Recipe, chunks_done: int) -> int:
-    return min(recipe.rounds, chunks_done * recipe.rounds_per_checkpoint)
+    return min(recipe.rounds, chunks_done * recipe.rounds_per_chunk)
 
 
 def chunk_seed(seed: int, chunk: int) -> int:
@@ -86,6 +86,39 @@ def boost(
         xgb_model=None if previous is None else bytearray(previous),
     )
     return bytes(booster.save_raw("ubj")), losses[-1]
+
+
+class Boosting:
+    """The learner (`train.learner`) of boosted trees: a stretch is a chunk, the state is the model so far."""
+
+    def __init__(self, rows: Rows, features: Sequence[str], recipe: Recipe, threads: int) -> None:
+        self._rows, self._features, self._recipe, self._threads = rows, features, recipe, threads
+        self._matrix: xgb.QuantileDMatrix | None = None
+        self._chunk, self._model = 0, b""
+
+    @property
+    def steps(self) -> int:
+        return self._recipe.rounds
+
+    @property
+    def step(self) -> int:
+        return rounds_done(self._recipe, self._chunk)
+
+    def advance(self, after_step: Callable[[int], None]) -> float:
+        if self._matrix is None:
+            self._matrix = quantise(self._rows, self._features, self._recipe, self._threads)
+        self._model, loss = boost(self._model or None, self._matrix, self._recipe, self._chunk, self._threads, after_step)
+        self._chunk += 1
+        return loss
+
+    def state(self) -> Sequence[bytes]:
+        return [self._model]
+
+    def restore(self, step: int, state: bytes) -> None:
+        self._chunk, self._model = math.ceil(step / self._recipe.rounds_per_chunk), state
+
+    def model(self) -> bytes:
+        return self._model
 
 
 def load_booster(model: Path | bytes) -> xgb.Booster:

@@ -28,7 +28,7 @@ USE_CASE = UseCase(
         Recipe(
             name="trees",
             rounds=100,
-            rounds_per_checkpoint=20,
+            rounds_per_chunk=20,
             learning_rate=0.1,
             max_depth=5,
             min_child_weight=10,

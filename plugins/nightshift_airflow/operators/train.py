@@ -108,11 +108,14 @@ class SpotTrainingOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         from include.nightshift.spot import attempts
         from include.nightshift.spot.pools import LocalPool
+        from include.nightshift.train import pace
 
-        folder = Path(self.run_folder)
-        pool = LocalPool(interruptions=range(1, int(self.preemptions) + 1))
+        folder, rehearsed = Path(self.run_folder), int(self.preemptions)
+        pool = LocalPool(interruptions=[1] * rehearsed)
+        # A rehearsal is short, and would be over before there was anything to resume.
+        at_risk = 0.0 if rehearsed else pace.AT_RISK_SECONDS
         try:
-            tried = attempts.train_on(pool, folder, on_attempt=self._ended, on_progress=self._progress)
+            tried = attempts.train_on(pool, folder, on_attempt=self._ended, on_progress=self._progress, at_risk_seconds=at_risk)
         except TrainingFailedError as error:
             self._record(folder, attempts.ledger(folder))
             # The program's own fault comes back with the same arguments: no retry.
@@ -121,7 +124,7 @@ class SpotTrainingOperator(BaseOperator):
         return self._finish(context, folder, tried)
 
     def _progress(self, line: Mapping[str, Any]) -> None:
-        self.log.info("round %s: training loss %.5f, %.1f s", line["round"], line["train_logloss"], line["seconds"])
+        self.log.info("step %s: training loss %.5f, %.1f s", line["step"], line["loss"], line["seconds"])
 
     def _ended(self, attempt: Attempt) -> None:
         self.log.info("attempt %s on %s: %s, %.1f s of work lost", attempt.attempt, attempt.machine, attempt.outcome, attempt.lost_seconds)

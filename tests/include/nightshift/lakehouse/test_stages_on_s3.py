@@ -142,7 +142,7 @@ def walk(settings: Settings, answer: Path) -> None:
         ledger.record(settings, use_case, [ledger.Entry(night, feed.name, rows, rows, 0, 1.0) for night, rows in brought.landed.items()])
     build.build(session, settings, use_case, NIGHTS)
 
-    recipe = replace(use_case.recipes[0], rounds=20, rounds_per_checkpoint=10)
+    recipe = replace(use_case.recipes[0], rounds=20, rounds_per_chunk=10)
     folder = pin.pin(session, settings, use_case, recipe, AS_OF)
     trainer.train(folder)
     run = TrainingRun.load(folder)

@@ -45,14 +45,14 @@ def test_preempted_with_notice_and_without_the_model_is_the_undisturbed_one_byte
     make_run: Callable[..., Path], program: Program, undisturbed: str
 ) -> None:
     noticed, killed = make_run("noticed"), make_run("killed")
-    gentle = trained(noticed, program, LocalPool(interruptions=(1, 3), grace_seconds=10))
-    brutal = trained(killed, program, LocalPool(interruptions=(1, 3), notice=False))
+    gentle = trained(noticed, program, LocalPool(interruptions=(1, 2), grace_seconds=10))
+    brutal = trained(killed, program, LocalPool(interruptions=(1, 2), notice=False))
     for attempts, folder in ((gentle, noticed), (brutal, killed)):
         assert [attempt.outcome for attempt in attempts] == ["preempted", "preempted", "finished"]
         assert [attempt.attempt for attempt in attempts] == [1, 2, 3]
-        assert json.loads((folder / "result.json").read_text())["resumed_from_round"] >= 12
+        assert json.loads((folder / "result.json").read_text())["resumed_from_step"] >= 12
         assert sha(folder) == undisturbed
-    assert "interrupted: the machine goes; checkpoint" in (noticed / "log.txt").read_text()
+    assert "interrupted: the machine goes; the checkpoint of step" in (noticed / "log.txt").read_text()
 
 
 def test_a_trainer_whose_seed_depends_on_the_process_fails_that_comparison(make_run: Callable[..., Path], program: Program) -> None:
@@ -76,8 +76,8 @@ def test_a_trainer_that_resumes_without_a_seed_per_chunk_and_from_one_long_call_
             global booster
             if chunk == 0 or "booster" not in globals():
                 booster = xgboost.Booster(trees._parameters(recipe, 0, threads), [matrix], bytearray(previous) if previous else None)
-            for number in range(recipe.rounds_per_checkpoint):
-                booster.update(matrix, chunk * recipe.rounds_per_checkpoint + number)
+            for number in range(recipe.rounds_per_chunk):
+                booster.update(matrix, chunk * recipe.rounds_per_chunk + number)
             time.sleep(0.05)
             return bytes(booster.save_raw("ubj")), 0.0
         trees.boost = onward
@@ -95,7 +95,7 @@ def test_the_real_command_tells_mlflow_once_even_when_killed_just_before_its_res
     experiment = client.create_experiment("card_fraud", artifact_location=(tmp_path / "artifacts").as_uri())
     folder = make_run(mlflow_url=url)
     lines: list[int] = []
-    (attempt,) = train_on(LocalPool(), folder, poll_seconds=POLL, on_progress=lambda line: lines.append(line["round"]))
+    (attempt,) = train_on(LocalPool(), folder, poll_seconds=POLL, on_progress=lambda line: lines.append(line["step"]))
     result = json.loads((folder / "result.json").read_text())
     assert attempt.outcome == "finished"
     assert lines == [4, 8, 12, 16, 20, 24]

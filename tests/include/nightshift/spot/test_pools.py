@@ -82,10 +82,13 @@ def test_without_notice_it_is_killed_outright_at_that_checkpoint(folder: Path, s
     assert not (folder / "notice").exists()
 
 
-def test_a_checkpoint_that_stands_already_preempts_at_once(folder: Path, started: list[LocalMachine]) -> None:
-    (folder / "checkpoints/000004.json").write_text("{}")
-    started.append(LocalPool(interruptions=(3,), notice=False).start(program(folder), folder, attempt=1))
-    assert wait(started[0], 5) == -signal.SIGKILL
+def test_only_checkpoints_of_its_own_count_and_none_asked_for_means_at_once(folder: Path, started: list[LocalMachine]) -> None:
+    (folder / "checkpoints/00000001.json").write_text("{}")
+    started.append(LocalPool(interruptions=(2, 0), notice=False).start(program(folder), folder, attempt=1))
+    assert wait(started[0]) == -signal.SIGKILL
+    assert (folder / "log.txt").read_text() == "chunk 1\nchunk 2\nchunk 3\n"
+    started.append(LocalPool(interruptions=(2, 0), notice=False).start(program(folder), folder, attempt=2))
+    assert wait(started[1], 5) == -signal.SIGKILL
 
 
 def test_stopping_leaves_no_process_behind_not_even_grandchildren(folder: Path) -> None:
@@ -132,8 +135,8 @@ def test_impossible_plans_are_refused() -> None:
 
 
 def test_the_training_command_is_the_same_on_every_restart(folder: Path) -> None:
-    assert training_command(folder)[1:] == ["-m", "include.nightshift.train", "--run", str(folder)]
-    assert training_command(folder) == training_command(folder)
+    assert training_command(folder, 60)[1:] == ["-m", "include.nightshift.train", "--run", str(folder), "--at-risk-seconds", "60"]
+    assert training_command(folder, 60) == training_command(folder, 60)
 
 
 def _gone(process: int) -> bool:

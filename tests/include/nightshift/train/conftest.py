@@ -17,7 +17,7 @@ from include.nightshift.train.run import TrainingRun
 from include.nightshift.usecase import Recipe
 
 FEATURES = ("tx_amount", "is_night", "terminal_risk_7d", "customer_mean_7d")
-RECIPE = Recipe(name="trees", rounds=24, rounds_per_checkpoint=4, max_depth=4, max_bin=256, subsample=0.7, colsample_bytree=0.6)
+RECIPE = Recipe(name="trees", rounds=24, rounds_per_chunk=4, max_depth=4, max_bin=256, subsample=0.7, colsample_bytree=0.6)
 RUN = TrainingRun(
     run_id="card_fraud-2018-08-14-trees",
     use_case="card_fraud",
@@ -87,7 +87,7 @@ def program(tmp_path: Path) -> Callable[..., list[str]]:
     def make(folder: Path, sabotage: str = "") -> list[str]:
         path = tmp_path / f"program-{folder.name}.py"
         path.write_text(_PROGRAM.format(sabotage=sabotage))
-        return [sys.executable, str(path), "--run", str(folder)]
+        return [sys.executable, str(path), "--run", str(folder), "--at-risk-seconds", "0"]
 
     return make
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,13 +25,13 @@ from include.nightshift.usecase import Recipe
 def tracked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     folders: list[Path] = []
     # Threads that wait for each other's few microseconds of work are slower than one.
-    monkeypatch.setattr(trainer.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(tracking, "track", lambda run, folder, *rest: (folders.append(folder), "mlflow-1")[1])
     return folders
 
 
 def train(folder: Path) -> int:
-    return trainer.main(["--run", str(folder)])
+    return trainer.main(["--run", str(folder), "--at-risk-seconds", "0"])
 
 
 def model(folder: Path) -> bytes:
@@ -63,15 +64,15 @@ def test_a_run_leaves_model_reference_features_progress_and_result(make_run: Cal
     result = json.loads((folder / "result.json").read_text())
     assert result == {
         "model_sha256": hashlib.sha256(model(folder)).hexdigest(),
-        "rounds": 24,
-        "resumed_from_round": 0,
+        "steps": 24,
+        "resumed_from_step": 0,
         "mlflow_run_id": "mlflow-1",
         "seconds": result["seconds"],
         "train_rows": 3000,
     }
     progress = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
-    assert [line["round"] for line in progress] == [4, 8, 12, 16, 20, 24]
-    losses = [line["train_logloss"] for line in progress]
+    assert [line["step"] for line in progress] == [4, 8, 12, 16, 20, 24]
+    losses = [line["loss"] for line in progress]
     assert losses == sorted(losses, reverse=True)
     assert json.loads((folder / "model/features.json").read_text())["features"] == list(TrainingRun.load(folder).features)
     assert tracked == [folder]
@@ -120,28 +121,28 @@ def test_a_resumed_model_is_the_undisturbed_model_byte_for_byte(make_run: Callab
     assert not (resumed / "result.json").exists()
     assert train(undisturbed) == train(resumed) == 0
     assert model(resumed) == model(undisturbed)
-    assert json.loads((resumed / "result.json").read_text())["resumed_from_round"] == chunks * 4
+    assert json.loads((resumed / "result.json").read_text())["resumed_from_step"] == chunks * 4
 
 
 def test_a_damaged_newest_checkpoint_costs_one_chunk_and_nothing_else(
     make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed, resumed = make_run("undisturbed"), interrupted(make_run("resumed"), 3)
-    newest = resumed / "checkpoints/000003.ubj"
+    newest = resumed / "checkpoints/00000012.state"
     newest.write_bytes(newest.read_bytes()[:-100])
     assert train(undisturbed) == train(resumed) == 0
-    assert "checkpoint 3 is damaged" in caplog.text
+    assert "the checkpoint of step 12 is damaged" in caplog.text
     assert model(resumed) == model(undisturbed)
-    assert json.loads((resumed / "result.json").read_text())["resumed_from_round"] == 8
+    assert json.loads((resumed / "result.json").read_text())["resumed_from_step"] == 8
     assert len((resumed / "progress.jsonl").read_text().splitlines()) == 6
 
 
 def test_the_number_of_threads_is_the_first_machines(make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = interrupted(make_run(), 2)
-    threads = json.loads((folder / "checkpoints/000002.json").read_text())["body"]["threads"]
-    monkeypatch.setattr(trainer.os, "cpu_count", lambda: threads + 5)
+    threads = json.loads((folder / "checkpoints/00000008.json").read_text())["body"]["machine"]["threads"]
+    monkeypatch.setattr(os, "cpu_count", lambda: threads + 5)
     assert train(folder) == 0
-    assert json.loads((folder / "checkpoints/000006.json").read_text())["body"]["threads"] == threads
+    assert json.loads((folder / "checkpoints/00000024.json").read_text())["body"]["machine"]["threads"] == threads
 
 
 def test_other_data_is_refused(make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -151,9 +152,9 @@ def test_other_data_is_refused(make_run: Callable[..., Path], caplog: pytest.Log
     column = table.schema.get_field_index("tx_amount")
     pq.write_table(table.set_column(column, "tx_amount", pa.array(table.column(column).to_numpy() + 1)), path)
     assert train(folder) == 1
-    assert caplog.records[-1].getMessage().startswith("CheckpointError: checkpoint 2 in ")
+    assert caplog.records[-1].getMessage().startswith("CheckpointError: the checkpoint of step 8 in ")
     assert "other data: resuming would mix two models" in caplog.text
-    assert complete(folder / "checkpoints") == [1, 2]
+    assert complete(folder / "checkpoints") == [4, 8]
 
 
 def test_another_recipe_is_refused(make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -184,7 +185,7 @@ def test_under_notice_the_chunk_is_finished_and_saved(make_run: Callable[..., Pa
     folder = make_run()
     interruption.give_notice(folder, datetime.now(UTC) + timedelta(seconds=60))
     assert train(folder) == 75
-    assert complete(folder / "checkpoints") == [1]
+    assert complete(folder / "checkpoints") == [4]
     interruption.withdraw_notice(folder)
     assert train(folder) == 0
 
@@ -193,14 +194,14 @@ def test_under_a_notice_too_short_the_chunk_is_given_up_and_nothing_half_is_save
     undisturbed, folder = make_run("undisturbed"), interrupted(make_run(), 2)
     interruption.give_notice(folder, datetime.now(UTC))
     assert train(folder) == 75
-    assert complete(folder / "checkpoints") == [1, 2]
+    assert complete(folder / "checkpoints") == [4, 8]
     interruption.withdraw_notice(folder)
     assert train(folder) == train(undisturbed) == 0
     assert model(folder) == model(undisturbed)
 
 
 def test_a_loss_that_is_no_number_fails_with_that_reason(make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    folder = make_run(recipe=Recipe(name="wild", rounds=8, rounds_per_checkpoint=4, learning_rate=float("nan")))
+    folder = make_run(recipe=Recipe(name="wild", rounds=8, rounds_per_chunk=4, learning_rate=float("nan")))
     assert train(folder) == 1
     assert caplog.records[-1].getMessage().startswith("TrainingFailedError: the training loss is nan after round 1")
     assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)

@@ -26,8 +26,8 @@ def settings(tmp_path: Path) -> Settings:
 def with_checkpoints(folder: Path) -> Path:
     """Two checkpoints, as a trainer leaves them."""
     with sole_writer(folder / CHECKPOINTS):
-        for chunk in (1, 2):
-            Checkpoints(folder / CHECKPOINTS, {}).save(Checkpoint(chunk=chunk, model=MODEL_BYTES, threads=1, history=()))
+        for step in (1, 2):
+            Checkpoints(folder / CHECKPOINTS, {}).save(Checkpoint(step=step, machine={}, history=()), [MODEL_BYTES])
     return folder
 
 

@@ -13,7 +13,7 @@ from include.nightshift.train.run import Rows
 from include.nightshift.usecase import Recipe
 
 NAMES = ["up", "down", "noise"]
-RECIPE = Recipe(name="trees", rounds=20, rounds_per_checkpoint=8, max_depth=3, subsample=0.7, colsample_bytree=0.7, max_bin=64)
+RECIPE = Recipe(name="trees", rounds=20, rounds_per_chunk=8, max_depth=3, subsample=0.7, colsample_bytree=0.7, max_bin=64)
 
 
 @pytest.fixture(scope="module")

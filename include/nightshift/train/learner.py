@@ -1,0 +1,70 @@
+"""Learner: a model in the making, as the training program drives it, whatever the recipe.
+
+A learner advances by *stretches*: as many steps as must be done in one go to be repeatable. Between stretches its state is all that the
+next one depends on, beside the rows, the recipe and the machine's own way of adding up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from include.nightshift.train import run as folders
+from include.nightshift.train import trees
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from include.nightshift.train.run import Rows, TrainingRun
+    from include.nightshift.usecase import Recipe
+
+
+class Learner(Protocol):
+    """One recipe on one set of rows."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training: trees, or updates of the weights."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+
+    def advance(self, after_step: Callable[[int], None]) -> float:
+        """Do the next stretch; returns the log-loss on the rows learnt from.
+
+        `after_step` is called with the steps that the stretch still has to go; what it raises gives the stretch up.
+
+        Raises:
+            TrainingFailedError: the loss is no longer a finite number.
+        """
+
+    def state(self) -> Sequence[Buffer]:
+        """All that the next stretch depends on; valid until that begins."""
+
+    def restore(self, step: int, state: bytes) -> None:
+        """Go on from a state, which is that of so many steps done."""
+
+    def model(self) -> bytes:
+        """The finished model, in a format that holds data and no code."""
+
+
+def this_machine() -> dict[str, str | int]:
+    """What the arithmetic of a training that begins here will depend on."""
+    return {"threads": os.cpu_count() or 1}
+
+
+def begin(run: TrainingRun, rows: Rows, machine: Mapping[str, str | int]) -> Learner:
+    """The learner of the run's recipe, at its first step, adding up as that machine does."""
+    return trees.Boosting(rows, run.features, run.recipe, int(machine["threads"]))
+
+
+def code(recipe: Recipe) -> str:
+    """Names the code that makes the recipe's model, its libraries too: under other code a state means something else."""
+    import xgboost
+
+    ours = b"".join(Path(str(module.__file__)).read_bytes() for module in (trees, folders))
+    return f"{hashlib.sha256(ours).hexdigest()} xgboost {xgboost.__version__}"
