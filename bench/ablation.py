@@ -157,13 +157,11 @@ class Fold:
         names = [name for name in self.run.features if name not in left_out]
         places = [self.run.features.index(name) for name in names]
         rows: Rows = replace(self.rows, matrix=np.ascontiguousarray(self.rows.matrix[:, places]))
-        matrix = trees.quantise(rows, names, self.recipe, THREADS)
-        matrix.set_weight(self.weight)
-        model = None
-        for chunk in range(trees.chunks(self.recipe)):
-            model, _ = trees.boost(model, matrix, self.recipe, chunk, THREADS)
-        assert model is not None
-        booster = trees.load_booster(model)
+        learning = trees.Boosting(rows, names, self.recipe, THREADS)
+        learning.quantise().set_weight(self.weight)
+        while learning.step < learning.steps:
+            learning.advance(lambda rounds_left: None)
+        booster = trees.load_booster(learning.model())
         return self.evidence.measure(trees.predict(booster, trees.matrix(self.held, names), names, threads=THREADS)).average_precision
 
 

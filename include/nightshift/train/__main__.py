@@ -76,7 +76,7 @@ def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS) -> None:
         if start:
             learning.restore(stands.step, start[1])
         log.info("run %s: %d rows, starting at step %d of %d", run.run_id, len(rows), stands.step, learning.steps)
-        history = _learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds))
+        history = learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds))
         _publish(folder, run, learning, history, stands.step, len(rows))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024)
     log.info("finished; peak memory %.0f MB", kilobytes / 1024)
@@ -88,7 +88,7 @@ def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:
     return {"data": rows.digest, "recipe": hashlib.sha256(recipe.encode()).hexdigest(), "code": learner.code(run.recipe)}
 
 
-def _learn(folder: Path, learning: Learner, stands: Checkpoint, checkpoints: Checkpoints, pace: Pace) -> tuple[Progress, ...]:
+def learn(folder: Path, learning: Learner, stands: Checkpoint, checkpoints: Checkpoints, pace: Pace) -> tuple[Progress, ...]:
     """Advance to the last step, saving at the pace; returns the history of all stretches."""
     history = stands.history
     _write_progress(folder, history)

@@ -1,13 +1,16 @@
 """Boosted trees: one chunk of training as a pure function, and the scores and reasons of the model that comes out.
 
 XGBoost up to 3.2 cannot resume exactly with row or column sampling: the samplers' state is not in the model file (xgboost issue
-10324). So training goes in chunks, *always*, each with its own seed and its own start from the previous chunk's bytes: chunk k is
-a function of those bytes, the rows, the recipe and k. Where a run was interrupted then leaves no trace in the model.
+10324). So training goes in chunks, *always*. Each is a training of its own, with its own seed, upon the margins (log-odds) that the rows
+had reached before it: chunk k is a function of those margins, the rows, the recipe and k, and where a run was interrupted leaves no trace
+in the model. The model is the chunks' trees in a row. Handing on the margins, not the model, also saves working them out anew: at 2,000
+trees on 800,000 rows that took an eighth of the time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     import xgboost as xgb
+    from typing_extensions import Buffer
 
     from include.nightshift.train.run import Rows
 
@@ -46,16 +50,17 @@ def quantise(rows: Rows, features: Sequence[str], recipe: Recipe, threads: int) 
 
 
 def boost(
-    previous: bytes | None,
+    margins: np.ndarray | None,
     matrix: xgb.QuantileDMatrix,
     recipe: Recipe,
     chunk: int,
     threads: int,
     after_round: Callable[[int], None] = lambda rounds_left: None,
-) -> tuple[bytes, float]:
-    """Grow one chunk's trees upon the previous chunk's model; returns the model and its log-loss on the training rows.
+) -> tuple[bytes, np.ndarray, float]:
+    """Grow one chunk's trees; returns them, the rows' margins with them, and the log-loss on the training rows.
 
-    `after_round` is called with the rounds that this chunk still has to go; what it raises ends the chunk.
+    `margins` are those of the chunk before, None for the first. `after_round` is called with the rounds that this chunk still has to go;
+    what it raises ends the chunk.
 
     Raises:
         TrainingFailedError: the loss is no longer a finite number.
@@ -76,25 +81,39 @@ def boost(
             after_round(rounds - epoch - 1)
             return False
 
-    booster = xgb.train(
-        _parameters(recipe, chunk, threads),
-        matrix,
-        rounds,
-        evals=[(matrix, "train")],
-        verbose_eval=False,
-        callbacks=[AfterRound()],
-        xgb_model=None if previous is None else bytearray(previous),
-    )
-    return bytes(booster.save_raw("ubj")), losses[-1]
+    if margins is not None:
+        matrix.set_base_margin(margins)
+    evals = [(matrix, "train")]
+    booster = xgb.train(_parameters(recipe, chunk, threads), matrix, rounds, evals=evals, verbose_eval=False, callbacks=[AfterRound()])
+    # Known already: XGBoost keeps the margins of what it trains on.
+    return bytes(booster.save_raw("ubj")), booster.predict(matrix, output_margin=True), losses[-1]
+
+
+def joined(chunks: Sequence[bytes]) -> bytes:
+    """One model with the trees of all chunks, in their order; the base rate is the first one's."""
+    import xgboost as xgb
+
+    whole, *others = [json.loads(load_booster(chunk).save_raw("json")) for chunk in chunks]
+    forest = whole["learner"]["gradient_booster"]["model"]
+    for other in others:
+        more = other["learner"]["gradient_booster"]["model"]
+        forest["trees"] += more["trees"]
+        forest["tree_info"] += more["tree_info"]
+        forest["iteration_indptr"] += [forest["iteration_indptr"][-1] + end for end in more["iteration_indptr"][1:]]
+    for number, tree in enumerate(forest["trees"]):
+        tree["id"] = number
+    forest["gbtree_model_param"]["num_trees"] = str(len(forest["trees"]))
+    return bytes(xgb.Booster(model_file=bytearray(json.dumps(whole).encode())).save_raw("ubj"))
 
 
 class Boosting:
-    """The learner (`train.learner`) of boosted trees: a stretch is a chunk, the state is the model so far."""
+    """The learner (`train.learner`) of boosted trees: a stretch is a chunk, the state is the chunks so far and the rows' margins."""
 
     def __init__(self, rows: Rows, features: Sequence[str], recipe: Recipe, threads: int) -> None:
         self._rows, self._features, self._recipe, self._threads = rows, features, recipe, threads
         self._matrix: xgb.QuantileDMatrix | None = None
-        self._chunk, self._model = 0, b""
+        self._margins: np.ndarray | None = None
+        self._chunks: list[bytes] = []
 
     @property
     def steps(self) -> int:
@@ -102,23 +121,36 @@ class Boosting:
 
     @property
     def step(self) -> int:
-        return rounds_done(self._recipe, self._chunk)
+        return rounds_done(self._recipe, len(self._chunks))
 
-    def advance(self, after_step: Callable[[int], None]) -> float:
+    def quantise(self) -> xgb.QuantileDMatrix:
+        """Bin the rows, once."""
         if self._matrix is None:
             self._matrix = quantise(self._rows, self._features, self._recipe, self._threads)
-        self._model, loss = boost(self._model or None, self._matrix, self._recipe, self._chunk, self._threads, after_step)
-        self._chunk += 1
+        return self._matrix
+
+    def advance(self, after_step: Callable[[int], None]) -> float:
+        chunk, self._margins, loss = boost(self._margins, self.quantise(), self._recipe, len(self._chunks), self._threads, after_step)
+        self._chunks.append(chunk)
         return loss
 
-    def state(self) -> Sequence[bytes]:
-        return [self._model]
+    def state(self) -> Sequence[Buffer]:
+        """The length of each part, in a line; then the margins and the chunks."""
+        parts = [] if self._margins is None else [self._margins.data.cast("B"), *self._chunks]
+        return [json.dumps([len(part) for part in parts]).encode() + b"\n", *parts]
 
     def restore(self, step: int, state: bytes) -> None:
-        self._chunk, self._model = math.ceil(step / self._recipe.rounds_per_chunk), state
+        import numpy as np
+
+        head, parts = state.index(b"\n"), []
+        begin = head + 1
+        for length in json.loads(state[:head]):
+            parts.append(state[begin : begin + length])
+            begin += length
+        self._margins, self._chunks = np.frombuffer(parts[0], dtype="float32"), parts[1:]
 
     def model(self) -> bytes:
-        return self._model
+        return joined(self._chunks)
 
 
 def load_booster(model: Path | bytes) -> xgb.Booster:

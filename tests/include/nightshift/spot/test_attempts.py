@@ -71,15 +71,18 @@ def test_a_trainer_that_resumes_without_a_seed_per_chunk_and_from_one_long_call_
     sabotage = textwrap.dedent(
         """
         import xgboost
-        def onward(previous, matrix, recipe, chunk, threads, after_round):
+        def onward(margins, matrix, recipe, chunk, threads, after_round):
             # The state of the samplers lives in the process, and is lost with it.
-            global booster
-            if chunk == 0 or "booster" not in globals():
-                booster = xgboost.Booster(trees._parameters(recipe, 0, threads), [matrix], bytearray(previous) if previous else None)
-            for number in range(recipe.rounds_per_chunk):
-                booster.update(matrix, chunk * recipe.rounds_per_chunk + number)
+            global booster, first
+            if "booster" not in globals():
+                if margins is not None:
+                    matrix.set_base_margin(margins)
+                booster, first = xgboost.Booster(trees._parameters(recipe, 0, threads), [matrix]), chunk
+            begin, end = (recipe.rounds_per_chunk * (number - first) for number in (chunk, chunk + 1))
+            for number in range(begin, end):
+                booster.update(matrix, number)
             time.sleep(0.05)
-            return bytes(booster.save_raw("ubj")), 0.0
+            return bytes(booster[begin:end].save_raw("ubj")), booster.predict(matrix, output_margin=True), 0.0
         trees.boost = onward
         """
     )

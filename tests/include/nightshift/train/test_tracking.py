@@ -32,7 +32,7 @@ def trained(make_run: Callable[..., Path], store: str) -> tuple[TrainingRun, Pat
     folder = make_run(mlflow_url=store)
     run = TrainingRun.load(folder)
     rows = read_rows(folder / "data/train", run)
-    model, _ = trees.boost(None, trees.quantise(rows, run.features, run.recipe, 2), run.recipe, 0, 2)
+    model, _, _ = trees.boost(None, trees.quantise(rows, run.features, run.recipe, 2), run.recipe, 0, 2)
     (folder / "model").mkdir()
     for name, content in (("model.ubj", model), ("features.json", b"[]"), ("reference.json", b"{}")):
         (folder / "model" / name).write_bytes(content)

@@ -1,6 +1,7 @@
 """Boosted trees: chunks are pure, scores are XGBoost's own, reasons are the pushes upward."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -24,15 +25,16 @@ def rows() -> Rows:
     return Rows(matrix, (matrix[:, 0] - matrix[:, 1] + random.normal(size=2000) > 1).astype("float32"))
 
 
-def grow(rows: Rows, recipe: Recipe = RECIPE, *, quantise_again_at: tuple[int, ...] = (), threads: int = 1) -> bytes:
-    matrix = trees.quantise(rows, NAMES, recipe, threads)
-    model = None
+def grow(rows: Rows, recipe: Recipe = RECIPE, *, resume_at: tuple[int, ...] = (), threads: int = 1) -> bytes:
+    """Train to the end; at some chunks in a learner that knows nothing but the state of the one before."""
+    learning = trees.Boosting(rows, NAMES, recipe, threads)
     for chunk in range(trees.chunks(recipe)):
-        if chunk in quantise_again_at:
-            matrix = trees.quantise(rows, NAMES, recipe, threads)
-        model, _ = trees.boost(model, matrix, recipe, chunk, threads)
-    assert model is not None
-    return model
+        if chunk in resume_at:
+            step, state = learning.step, b"".join(learning.state())
+            learning = trees.Boosting(rows, NAMES, recipe, threads)
+            learning.restore(step, state)
+        learning.advance(lambda rounds_left: None)
+    return learning.model()
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,33 @@ def booster(rows: Rows) -> xgb.Booster:
     return trees.load_booster(grow(rows))
 
 
-def test_a_chunk_depends_on_nothing_but_its_arguments(rows: Rows) -> None:
-    undisturbed = grow(rows)
-    np.random.default_rng().random()
-    assert hashlib.sha256(grow(rows, quantise_again_at=(1, 2))).digest() == hashlib.sha256(undisturbed).digest()
+@pytest.mark.parametrize("resume_at", [(1,), (2,), (1, 2)])
+def test_where_a_training_was_resumed_leaves_no_trace(rows: Rows, resume_at: tuple[int, ...]) -> None:
+    assert hashlib.sha256(grow(rows, resume_at=resume_at)).digest() == hashlib.sha256(grow(rows)).digest()
+
+
+def test_the_joined_model_says_of_the_rows_what_they_had_reached(rows: Rows) -> None:
+    learning = trees.Boosting(rows, NAMES, RECIPE, 1)
+    while learning.step < learning.steps:
+        learning.advance(lambda rounds_left: None)
+    (head, margins, *chunks) = learning.state()
+    booster = trees.load_booster(learning.model())
+    assert len(chunks) == 3
+    said = booster.predict(xgb.DMatrix(rows.matrix, feature_names=NAMES), output_margin=True)
+    np.testing.assert_array_equal(said, np.frombuffer(margins, dtype="float32"))
+    assert json.loads(bytes(head)) == [4 * len(rows), *map(len, chunks)]
+
+
+def test_a_chunk_by_itself_is_what_xgboost_makes_upon_the_model_before(rows: Rows) -> None:
+    """Handing on the margins is XGBoost's own continuation with a seed of its own, without working out the margins again."""
+    matrix, model = trees.quantise(rows, NAMES, RECIPE, 1), None
+    for chunk in range(trees.chunks(RECIPE)):
+        rounds = trees.rounds_done(RECIPE, chunk + 1) - trees.rounds_done(RECIPE, chunk)
+        model = xgb.train(trees._parameters(RECIPE, chunk, 1), matrix, rounds, xgb_model=model)
+    assert model is not None
+    ours = trees.load_booster(grow(rows))
+    assert ours.get_dump(with_stats=True) == model.get_dump(with_stats=True)
+    np.testing.assert_array_equal(ours.inplace_predict(rows.matrix), model.inplace_predict(rows.matrix))
 
 
 def test_the_number_of_threads_leaves_no_trace_in_a_small_model(rows: Rows) -> None:
