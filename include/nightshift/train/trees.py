@@ -67,26 +67,21 @@ def boost(
     """
     import xgboost as xgb
 
-    rounds = rounds_done(recipe, chunk + 1) - rounds_done(recipe, chunk)
-    losses: list[float] = []
-
-    class AfterRound(xgb.callback.TrainingCallback):
-        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            losses.append(float(evals_log["train"]["logloss"][-1]))
-            if not math.isfinite(losses[-1]):
-                raise TrainingFailedError(
-                    f"the training loss is {losses[-1]} after round {rounds_done(recipe, chunk) + epoch + 1}: the trees diverge. "
-                    f"Lower learning_rate ({recipe.learning_rate}) or raise reg_lambda ({recipe.reg_lambda}) in recipe {recipe.name}"
-                )
-            after_round(rounds - epoch - 1)
-            return False
-
     if margins is not None:
         matrix.set_base_margin(margins)
-    evals = [(matrix, "train")]
-    booster = xgb.train(_parameters(recipe, chunk, threads), matrix, rounds, evals=evals, verbose_eval=False, callbacks=[AfterRound()])
-    # Known already: XGBoost keeps the margins of what it trains on.
-    return bytes(booster.save_raw("ubj")), booster.predict(matrix, output_margin=True), losses[-1]
+    booster = xgb.Booster(_parameters(recipe, chunk, threads), [matrix])
+    begin, end = rounds_done(recipe, chunk), rounds_done(recipe, chunk + 1)
+    for number in range(end - begin):
+        booster.update(matrix, number)
+        loss = float(booster.eval_set([(matrix, "train")], number).rpartition(":")[2])
+        if not math.isfinite(loss):
+            raise TrainingFailedError(
+                f"the training loss is {loss} after round {begin + number + 1}: the trees diverge. "
+                f"Lower learning_rate ({recipe.learning_rate}) or raise reg_lambda ({recipe.reg_lambda}) in recipe {recipe.name}"
+            )
+        after_round(end - begin - number - 1)
+    # Known already: this object keeps the margins of what it trains on, which `xgb.train` would have thrown away.
+    return bytes(booster.save_raw("ubj")), booster.predict(matrix, output_margin=True), loss
 
 
 def joined(chunks: Sequence[bytes]) -> bytes:
