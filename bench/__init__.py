@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Figure:
     def __str__(self) -> str:
         sign = "at least " if self.at_least else ""
         return f"{self.what:74} {self.seen:8.2f} {self.unit:3} target {sign}{self.target:g} {'ok' if self.share <= 1 else 'short'}"
+
+
+def tell(taken: Mapping[str, Sequence[float]]) -> None:
+    """Print what each way took in its rounds, in seconds."""
+    for way, seconds in taken.items():
+        print(f"  {way:24} median {median(seconds):7.2f} s   {' '.join(f'{second:.2f}' for second in seconds)}", flush=True)
 
 
 def report(name: str, figures: Sequence[Figure]) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench import Figure, report
+from bench import Figure, report, tell
 from include.nightshift import durable
 from include.nightshift.train import learner
 from include.nightshift.train.__main__ import learn
@@ -77,8 +77,7 @@ def _state(folder: Path) -> Figure:
             taken[name].append(_seconds(way))
             for path in [folder / "bare", folder / "torch"]:
                 path.unlink(missing_ok=True)
-    for name, seconds in taken.items():
-        print(f"{name:24} median {statistics.median(seconds):6.2f} s   " + " ".join(f"{each:.2f}" for each in seconds), flush=True)
+    tell(taken)
     best, seen = (statistics.median(taken[name]) for name in ("bare write and fsync", "ours"))
     return Figure("a state of 600 MB, times the bare write", seen / best, 2, "")
 

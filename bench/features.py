@@ -39,7 +39,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyspark.sql import SparkSession
 
-from bench import Figure, report
+from bench import Figure, report, tell
 from include.nightshift import nights as nights_module
 from include.nightshift.features import build, project, training_set
 from include.nightshift.lakehouse import catalog, log, tables
@@ -315,8 +315,7 @@ def in_turns(bench: Bench, ways: dict[str, Callable[[Path], None]]) -> dict[str,
             compare({way: as_parquet(bench, out) for way, out in outs.items()})
         for out in outs.values():
             shutil.rmtree(out)
-    for way, seconds in taken.items():
-        print(f"  {way:24} median {median(seconds):7.2f} s   {' '.join(f'{second:.2f}' for second in seconds)}", flush=True)
+    tell(taken)
     return taken
 
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from include.nightshift.errors import ConfigurationError
+from include.nightshift.train.pace import MEAN_LIFE_SECONDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 ON_DEMAND = "on-demand"
 """What runs, where it is no spot place."""
 
-PRIOR_WEIGHT, PRIOR_LIFE_HOURS, PRIOR_DROUGHT_HOURS = 2.0, 8.0, 0.5
+PRIOR_WEIGHT, PRIOR_LIFE_HOURS, PRIOR_DROUGHT_HOURS = 2.0, MEAN_LIFE_SECONDS / 3600, 0.5
 """Believed before anything was met: two machines lost in twice eight hours, two droughts of half an hour. Life or drought four times
 as long moves the cost of the reference traces by 1 %."""
 
@@ -226,9 +227,7 @@ def _on_demand(table: np.ndarray, left: int, rates: _Rates) -> np.ndarray:
     """Expected cost of starting an on-demand machine now, by work left."""
     changeover = table.shape[1] - _STARTING
     if left < changeover:
-        import numpy as np
-
-        return np.where(np.arange(table.shape[2]) == 0, 0, np.inf)
+        return table[0, _NONE]  # as with no time left: whatever is still to do comes late
     # Whether spot is to be had by then: as often as in the long run.
     some = rates.comes_back / (rates.comes_back + rates.loss)
     return changeover + _mixed(table[left - changeover], _DEMAND_SOME, _DEMAND_NONE, some)

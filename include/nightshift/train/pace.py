@@ -11,7 +11,7 @@ AT_RISK_SECONDS = 60.0
 """Work that a kill may cost, unless told otherwise."""
 
 MEAN_LIFE_SECONDS = 8 * 3600.0
-"""How long a spot machine lives before anything is known of its market (`spot.policy.PRIOR_LIFE_HOURS`)."""
+"""How long a spot machine is taken to live, before anything is known of its market."""
 
 
 class Pace:

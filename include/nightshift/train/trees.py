@@ -28,12 +28,8 @@ if TYPE_CHECKING:
     from include.nightshift.train.run import Rows
 
 
-def chunks(recipe: Recipe) -> int:
-    """Into how many chunks the recipe's rounds fall; the last may be shorter."""
-    return math.ceil(recipe.rounds / recipe.rounds_per_chunk)
-
-
 def rounds_done(recipe: Recipe, chunks_done: int) -> int:
+    """Trees after so many chunks; the last chunk may be shorter."""
     return min(recipe.rounds, chunks_done * recipe.rounds_per_chunk)
 
 
