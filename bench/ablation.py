@@ -32,8 +32,9 @@ from include.nightshift.errors import NightshiftError
 from include.nightshift.features import project
 from include.nightshift.promote import judge
 from include.nightshift.train import trees
+from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import Rows, TrainingRun, read_rows
-from include.nightshift.usecase import Recipe
+from include.usecases.card_fraud import recipes
 from include.usecases.card_fraud.usecase import USE_CASE
 
 THREADS = 2
@@ -101,7 +102,7 @@ def costs(world: World, origin: Mapping[str, str]) -> dict[str, float]:
 
 def trained(world: World, first_days: Sequence[date], seeds: int, genuine: float) -> Iterator[Fold]:
     """Each fold with each seed, trained on all features."""
-    recipe = world.use_case.recipes[0]
+    recipe = recipes.trees()
     for first_day in first_days:
         folder = world.pinned(recipe, first_day)
         for seed in range(seeds):
@@ -141,7 +142,7 @@ def eliminated(candidates: Sequence[str], worth: Callable[[Sequence[str]], Benef
 class Fold:
     """A fold's rows, to be trained on with some features left out."""
 
-    def __init__(self, world: World, folder: Path, recipe: Recipe, genuine: float) -> None:
+    def __init__(self, world: World, folder: Path, recipe: Trees, genuine: float) -> None:
         self.run = TrainingRun.load(folder)
         self.recipe = recipe
         self.evidence, self.held = judge.evidence(world.use_case, folder, self.run)

@@ -28,9 +28,9 @@ from include.nightshift.train import learner
 from include.nightshift.train.__main__ import learn
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints
 from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
+from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import Rows
 from include.nightshift.train.trees import Boosting
-from include.nightshift.usecase import Recipe
 
 PARAMETERS, LAYERS, ROUNDS = 50_000_000, 50, 7
 """Of the state, in so many tensors, with two moments each: 600 MB."""
@@ -91,7 +91,7 @@ def _seconds(way: Callable[[], None]) -> float:
 class Clocked(Boosting):
     """Trees that note how long each round took, chunk by chunk."""
 
-    def __init__(self, rows: Rows, recipe: Recipe) -> None:
+    def __init__(self, rows: Rows, recipe: Trees) -> None:
         super().__init__(rows, [f"f{number}" for number in range(rows.matrix.shape[1])], recipe, os.cpu_count() or 1)
         self.chunks: list[np.ndarray] = []
 
@@ -115,11 +115,11 @@ def _training(folder: Path, count: int) -> Figure:
     matrix = random.normal(size=(count, 20)).astype("float32")
     odds = matrix[:, 0] * matrix[:, 1] + matrix[:, 2] + random.normal(size=count)
     rows = Rows(matrix, (odds > 3.5).astype("float32"))
-    recipe = Recipe(name="trees", rounds=10, rounds_per_chunk=10, max_depth=5, subsample=0.7, colsample_bytree=0.5, max_bin=4096)
+    recipe = Trees(name="trees", rounds=10, rounds_per_chunk=10, max_depth=5, subsample=0.7, colsample_bytree=0.5, max_bin=4096)
     tried = Clocked(rows, recipe)
     tried.advance(lambda left: None)
     per_chunk = max(1, round(CHUNK_SECONDS / float(np.median(tried.chunks[0]))))
-    long = Recipe(**vars(recipe) | {"rounds": CHUNKS * per_chunk, "rounds_per_chunk": per_chunk})
+    long = Trees(**vars(recipe) | {"rounds": CHUNKS * per_chunk, "rounds_per_chunk": per_chunk})
     learning, checkpoints = Clocked(rows, long), _Timed(folder / "run" / "checkpoints")
     began = time.monotonic()
     learn(folder / "run", learning, Checkpoint(step=0, machine=learner.this_machine(), history=()), checkpoints, Pace(AT_RISK_SECONDS))

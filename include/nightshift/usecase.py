@@ -15,6 +15,7 @@ from datetime import date
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.rules import BatchRule, FeedRule, RowRule
 from include.nightshift.settings import Settings
+from include.nightshift.train.recipes import Recipe
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RELATION = re.compile(rf"{_NAME.pattern}\.{_NAME.pattern}")
@@ -171,34 +172,6 @@ class Feature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Gradient-boosted trees (XGBoost, histogram method), trained in seeded chunks so that a resumed run is exact."""
-
-    name: str
-    rounds: int = 100
-    """Trees in all."""
-    rounds_per_chunk: int = 20
-    """Trees that are grown in one go, of one seed: a run resumes between chunks."""
-    learning_rate: float = 0.1
-    max_depth: int = 6
-    min_child_weight: float = 1.0
-    subsample: float = 1.0
-    colsample_bytree: float = 1.0
-    reg_lambda: float = 1.0
-    max_bin: int = 1024
-    """Histogram bins; 256 cost 0.04 average precision on amounts."""
-    seed: int = 20180401
-
-    def __post_init__(self) -> None:
-        _check_name("recipe", self.name)
-        if self.rounds < 1 or not 1 <= self.rounds_per_chunk <= self.rounds:
-            raise ConfigurationError(f"recipe {self.name}: 1 <= rounds_per_chunk <= rounds, not {self.rounds_per_chunk} and {self.rounds}")
-        for share in ("subsample", "colsample_bytree"):
-            if not 0 < getattr(self, share) <= 1:
-                raise ConfigurationError(f"recipe {self.name}: {share} lies in (0, 1], not {getattr(self, share)}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class GatePolicy:
     """What a challenger must show on rows it has never seen."""
 
@@ -264,6 +237,7 @@ class UseCase:
     """Nights until a night's verdicts are complete: night D is matured when drop D + this is in silver."""
     features: tuple[Feature, ...]
     recipes: tuple[Recipe, ...]
+    """How its models are made; the first one is what is trained when nobody asks for another."""
     list_size: int = 100
     compromised_for_days: int = 7
     """Entities with a positive verdict reported in so many last nights are left out of the list."""
@@ -288,6 +262,9 @@ class UseCase:
             raise ConfigurationError(f"{self.name}: label_delay_days and list_size are at least 1")
         if not self.features or not self.recipes:
             raise ConfigurationError(f"{self.name}: a use case needs features and at least one recipe")
+        names = [recipe.name for recipe in self.recipes]
+        if len(set(names)) != len(names):
+            raise ConfigurationError(f"{self.name}: a recipe's name stands twice in {names}: runs are named by it")
 
     @property
     def feeds(self) -> tuple[Feed, Feed]:

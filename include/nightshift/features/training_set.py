@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
-    from include.nightshift.usecase import Recipe, UseCase
+    from include.nightshift.train.recipes import Recipe
+    from include.nightshift.usecase import UseCase
 
 
 MANIFEST = "manifest.json"

@@ -84,7 +84,7 @@ def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS) -> None:
 
 def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:
     """What a checkpoint must agree with to be resumed: the rows themselves, the recipe, and the code that makes the model."""
-    recipe = json.dumps([asdict(run.recipe), run.features, run.target], sort_keys=True)
+    recipe = json.dumps([run.recipe.told(), run.features, run.target], sort_keys=True)
     return {"data": rows.digest, "recipe": hashlib.sha256(recipe.encode()).hexdigest(), "code": learner.code(run.recipe)}
 
 

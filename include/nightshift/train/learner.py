@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from include.nightshift.errors import ConfigurationError
 from include.nightshift.train import run as folders
 from include.nightshift.train import trees
+from include.nightshift.train.recipes import Trees
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from include.nightshift.train.recipes import Recipe
     from include.nightshift.train.run import Rows, TrainingRun
-    from include.nightshift.usecase import Recipe
 
 
 class Learner(Protocol):
@@ -59,7 +61,10 @@ def this_machine() -> dict[str, str | int]:
 
 def begin(run: TrainingRun, rows: Rows, machine: Mapping[str, str | int]) -> Learner:
     """The learner of the run's recipe, at its first step, adding up as that machine does."""
-    return trees.Boosting(rows, run.features, run.recipe, int(machine["threads"]))
+    match run.recipe:
+        case Trees():
+            return trees.Boosting(rows, run.features, run.recipe, int(machine["threads"]))
+    raise ConfigurationError(f"no learner makes recipes of kind {run.recipe.kind!r}: name one here")
 
 
 def code(recipe: Recipe) -> str:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
-    from include.nightshift.usecase import Recipe, UseCase
+    from include.nightshift.train.recipes import Recipe
+    from include.nightshift.usecase import UseCase
 
 PINNED_DAYS = 365
 """How long the versions that a run read are kept from the day of its start; a model rarely reigns longer."""

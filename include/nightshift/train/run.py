@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import nights
 from include.nightshift.errors import ConfigurationError, NightError, TrainingFailedError
+from include.nightshift.train import recipes
 from include.nightshift.train.checkpoint import write_durably
-from include.nightshift.usecase import Recipe
+from include.nightshift.train.recipes import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,14 +97,13 @@ class TrainingRun:
             raise ConfigurationError(f"{path} is missing: --run names a folder that the pin step made") from error
         except ValueError as error:
             raise ConfigurationError(f"{path} is no JSON ({error}): pin the run again") from error
-        _check_fields(path, raw, cls, "run")
-        _check_fields(path, raw["recipe"], Recipe, "recipe")
+        _check_fields(path, raw)
+        recipe = recipes.of(raw["recipe"], str(path))
         try:
             held = {
                 name: None if raw[name] is None and name.startswith("holdout") else nights.parse(raw[name], what=name) for name in _NIGHTS
             }
-            recipe = Recipe(**raw["recipe"])
-        except (NightError, TypeError) as error:
+        except NightError as error:
             raise ConfigurationError(f"{path}: {error}. Pin the run again") from error
         return cls(**raw | held | {"recipe": recipe, "features": tuple(raw["features"])})
 
@@ -111,6 +111,7 @@ class TrainingRun:
         """Write `<folder>/run.json` atomically, making the folder where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         raw = asdict(self) | {name: getattr(self, name) and getattr(self, name).isoformat() for name in _NIGHTS}
+        raw["recipe"] = self.recipe.told()
         write_durably(folder / RUN, (json.dumps(raw, indent=1) + "\n").encode())
 
 
@@ -202,12 +203,11 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and result.get("model_sha256") == model else None
 
 
-def _check_fields(path: Path, raw: object, wanted: type, what: str) -> None:
-    names = {field.name for field in fields(wanted)}
+def _check_fields(path: Path, raw: object) -> None:
+    names = {field.name for field in fields(TrainingRun)}
     found = set(raw) if isinstance(raw, dict) else set()
-    required = names if wanted is TrainingRun else {"name"}
-    if found - names or required - found:
+    if found != names:
         raise ConfigurationError(
-            f"{path}: the {what} lacks {sorted(required - found) or 'nothing'} and has unknown {sorted(found - names) or 'nothing'}: "
+            f"{path}: the run lacks {sorted(names - found) or 'nothing'} and has unknown {sorted(found - names) or 'nothing'}: "
             "pin the run again with this version of the code"
         )

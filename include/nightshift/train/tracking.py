@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +102,7 @@ def _run(client: Any, run: TrainingRun) -> Any:
 def _parameters(run: TrainingRun) -> dict[str, Any]:
     nights = {name: getattr(run, name) for name in ("train_first", "train_last", "holdout_first", "holdout_last", "as_of")}
     versions = {f"version.{table}": version for table, version in run.versions.items()}
-    recipe = asdict(run.recipe)
+    recipe = run.recipe.told()
     return {"recipe": recipe.pop("name"), **recipe, **nights, **versions, "features": ",".join(run.features)}
 
 

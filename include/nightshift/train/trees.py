@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import ConfigurationError, TrainingFailedError
-from include.nightshift.usecase import Recipe
+from include.nightshift.train.recipes import Trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from include.nightshift.train.run import Rows
 
 
-def rounds_done(recipe: Recipe, chunks_done: int) -> int:
+def rounds_done(recipe: Trees, chunks_done: int) -> int:
     """Trees after so many chunks; the last chunk may be shorter."""
     return min(recipe.rounds, chunks_done * recipe.rounds_per_chunk)
 
@@ -38,7 +38,7 @@ def chunk_seed(seed: int, chunk: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{chunk}".encode()).digest()[:4], "big") >> 1
 
 
-def quantise(rows: Rows, features: Sequence[str], recipe: Recipe, threads: int) -> xgb.QuantileDMatrix:
+def quantise(rows: Rows, features: Sequence[str], recipe: Trees, threads: int) -> xgb.QuantileDMatrix:
     """The rows as histogram bins: done once per process, the same on every machine."""
     import xgboost as xgb
 
@@ -48,7 +48,7 @@ def quantise(rows: Rows, features: Sequence[str], recipe: Recipe, threads: int) 
 def boost(
     margins: np.ndarray | None,
     matrix: xgb.QuantileDMatrix,
-    recipe: Recipe,
+    recipe: Trees,
     chunk: int,
     threads: int,
     after_round: Callable[[int], None] = lambda rounds_left: None,
@@ -100,7 +100,7 @@ def joined(chunks: Sequence[bytes]) -> bytes:
 class Boosting:
     """The learner (`train.learner`) of boosted trees: a stretch is a chunk, the state is the chunks so far and the rows' margins."""
 
-    def __init__(self, rows: Rows, features: Sequence[str], recipe: Recipe, threads: int) -> None:
+    def __init__(self, rows: Rows, features: Sequence[str], recipe: Trees, threads: int) -> None:
         self._rows, self._features, self._recipe, self._threads = rows, features, recipe, threads
         self._matrix: xgb.QuantileDMatrix | None = None
         self._margins: np.ndarray | None = None
@@ -216,7 +216,7 @@ def top_reasons(booster: xgb.Booster, matrix: np.ndarray, feature_names: Sequenc
     return reasons
 
 
-def _parameters(recipe: Recipe, chunk: int, threads: int) -> dict[str, Any]:
+def _parameters(recipe: Trees, chunk: int, threads: int) -> dict[str, Any]:
     return {
         "objective": "binary:logistic",
         "eval_metric": "logloss",

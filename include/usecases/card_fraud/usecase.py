@@ -8,7 +8,8 @@ from pathlib import Path
 
 from include.nightshift import contract
 from include.nightshift.features import declared
-from include.nightshift.usecase import Recipe, UseCase
+from include.nightshift.usecase import UseCase
+from include.usecases.card_fraud.recipes import linear, sequence, trees
 
 CONTRACTS = Path(__file__).parent / "contracts"
 TRANSACTIONS = contract.feed(CONTRACTS, "transactions")
@@ -24,18 +25,5 @@ USE_CASE = UseCase(
     target="tx_fraud",
     label_delay_days=7,
     features=declared.features("card_fraud"),
-    recipes=(
-        Recipe(
-            name="trees",
-            rounds=100,
-            rounds_per_chunk=20,
-            learning_rate=0.1,
-            max_depth=5,
-            min_child_weight=10,
-            subsample=0.7,
-            colsample_bytree=0.5,
-            reg_lambda=5,
-            max_bin=4096,
-        ),
-    ),
+    recipes=(trees(), linear(), sequence()),
 )

@@ -7,7 +7,8 @@ import pytest
 from include.nightshift import usecase
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.settings import Settings
-from include.nightshift.usecase import Column, DriftPolicy, Feed, GatePolicy, Pull, Recipe, UseCase
+from include.nightshift.train.recipes import Trees
+from include.nightshift.usecase import Column, DriftPolicy, Feed, GatePolicy, Pull, UseCase
 
 
 def test_the_installation_says_when_a_feed_begins() -> None:
@@ -64,7 +65,7 @@ def test_policies_that_let_everything_through_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="nights_violated <= nights_watched"):
         DriftPolicy(nights_violated=6, nights_watched=5)
     with pytest.raises(ConfigurationError, match="subsample"):
-        Recipe(name="trees", subsample=0.0)
+        Trees(name="trees", subsample=0.0)
 
 
 def test_names_and_types_that_become_sql_are_checked() -> None:

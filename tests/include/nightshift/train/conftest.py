@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import TrainingRun
-from include.nightshift.usecase import Recipe
 
 FEATURES = ("tx_amount", "is_night", "terminal_risk_7d", "customer_mean_7d")
-RECIPE = Recipe(name="trees", rounds=24, rounds_per_chunk=4, max_depth=4, max_bin=256, subsample=0.7, colsample_bytree=0.6)
+RECIPE = Trees(name="trees", rounds=24, rounds_per_chunk=4, max_depth=4, max_bin=256, subsample=0.7, colsample_bytree=0.6)
 RUN = TrainingRun(
     run_id="card_fraud-2018-08-14-trees",
     use_case="card_fraud",

@@ -17,8 +17,8 @@ from include.nightshift.monitor import drift
 from include.nightshift.train import __main__ as trainer
 from include.nightshift.train import interruption, tracking, trees
 from include.nightshift.train.checkpoint import complete, sole_writer
+from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import TrainingRun, read_rows
-from include.nightshift.usecase import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
     """The machine dies as chunk number `chunks` (from 0) begins."""
     boost = trees.boost
 
-    def mortal(previous: bytes | None, matrix: object, recipe: Recipe, chunk: int, *rest: object) -> object:
+    def mortal(previous: bytes | None, matrix: object, recipe: Trees, chunk: int, *rest: object) -> object:
         if chunk == chunks:
             raise KeyboardInterrupt
         return boost(previous, matrix, recipe, chunk, *rest)  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def test_under_a_notice_too_short_the_chunk_is_given_up_and_nothing_half_is_save
 
 
 def test_a_loss_that_is_no_number_fails_with_that_reason(make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    folder = make_run(recipe=Recipe(name="wild", rounds=8, rounds_per_chunk=4, learning_rate=float("nan")))
+    folder = make_run(recipe=Trees(name="wild", rounds=8, rounds_per_chunk=4, learning_rate=float("nan")))
     assert train(folder) == 1
     assert caplog.records[-1].getMessage().startswith("TrainingFailedError: the training loss is nan after round 1")
     assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)

@@ -10,11 +10,11 @@ import xgboost as xgb
 
 from include.nightshift.errors import ConfigurationError, TrainingFailedError
 from include.nightshift.train import trees
+from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import Rows
-from include.nightshift.usecase import Recipe
 
 NAMES = ["up", "down", "noise"]
-RECIPE = Recipe(name="trees", rounds=20, rounds_per_chunk=8, max_depth=3, subsample=0.7, colsample_bytree=0.7, max_bin=64)
+RECIPE = Trees(name="trees", rounds=20, rounds_per_chunk=8, max_depth=3, subsample=0.7, colsample_bytree=0.7, max_bin=64)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def rows() -> Rows:
     return Rows(matrix, (matrix[:, 0] - matrix[:, 1] + random.normal(size=2000) > 1).astype("float32"))
 
 
-def grow(rows: Rows, recipe: Recipe = RECIPE, *, resume_at: tuple[int, ...] = (), threads: int = 1) -> bytes:
+def grow(rows: Rows, recipe: Trees = RECIPE, *, resume_at: tuple[int, ...] = (), threads: int = 1) -> bytes:
     """Train to the end; at some chunks in a learner that knows nothing but the state of the one before."""
     learning = trees.Boosting(rows, NAMES, recipe, threads)
     chunk = 0

@@ -1,0 +1,49 @@
+"""How the models of card fraud are made: each function returns one whole configuration."""
+
+from __future__ import annotations
+
+from include.nightshift.train.recipes import Attention, Linear, Trees
+
+
+def trees() -> Trees:
+    """What reigns: mean average precision 0.7691 on four prequential folds."""
+    return Trees(
+        name="trees",
+        rounds=100,
+        rounds_per_chunk=20,
+        learning_rate=0.1,
+        max_depth=5,
+        min_child_weight=10,
+        subsample=0.7,
+        colsample_bytree=0.5,
+        reg_lambda=5,
+        max_bin=4096,
+    )
+
+
+def linear() -> Linear:
+    """The baseline: what a weighted sum of the features can tell."""
+    return Linear(name="linear", steps=12, reg_lambda=1.0)
+
+
+def sequence() -> Attention:
+    """A customer's last 32 transactions beside the one that is judged: 0.7647 on the same folds, on a GPU."""
+    return Attention(
+        name="sequence",
+        bins=32,
+        width=128,
+        heads=4,
+        blocks=2,
+        dropout=0.1,
+        past_rows=32,
+        past_days=30,
+        window=64,
+        batch=64,
+        epochs=6,
+        learning_rate=2e-3,
+        warm_up=0.1,
+        weight_decay=0.01,
+        clip=1.0,
+        bfloat16=True,
+        compiled=False,
+    )
