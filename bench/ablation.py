@@ -31,7 +31,7 @@ from bench.prequential import PUBLISHED, World, asked_of, landed, say
 from include.nightshift.errors import NightshiftError
 from include.nightshift.features import project
 from include.nightshift.promote import judge
-from include.nightshift.train import trees
+from include.nightshift.train import models, trees
 from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import Rows, TrainingRun, read_rows
 from include.usecases.card_fraud import recipes
@@ -149,7 +149,7 @@ class Fold:
         rows = read_rows(folder / "data" / "train", self.run)
         dice = np.random.default_rng(recipe.seed)
         kept = (rows.target > 0) | (dice.random(len(rows)) < genuine)
-        self.rows = replace(rows, matrix=rows.matrix[kept], target=rows.target[kept])
+        self.rows = replace(rows, matrix=rows.matrix[kept], target=rows.target[kept], entity=rows.entity[kept], seconds=rows.seconds[kept])
         self.weight = np.where(self.rows.target > 0, 1.0, 1.0 / genuine)
         self.whole = self.without([])
 
@@ -162,8 +162,8 @@ class Fold:
         learning.quantise().set_weight(self.weight)
         while learning.step < learning.steps:
             learning.advance(lambda rounds_left: None)
-        booster = trees.load_booster(learning.model())
-        return self.evidence.measure(trees.predict(booster, trees.matrix(self.held, names), names, threads=THREADS)).average_precision
+        model = models.loads(learning.model(), {"kind": self.recipe.kind})
+        return self.evidence.measure(model.score(self.held, threads=THREADS)).average_precision
 
 
 def _declare(cost: Mapping[str, float], benefit: Mapping[str, Benefit]) -> None:

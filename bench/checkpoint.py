@@ -114,7 +114,7 @@ def _training(folder: Path, count: int) -> Figure:
     random = np.random.default_rng(1)
     matrix = random.normal(size=(count, 20)).astype("float32")
     odds = matrix[:, 0] * matrix[:, 1] + matrix[:, 2] + random.normal(size=count)
-    rows = Rows(matrix, (odds > 3.5).astype("float32"))
+    rows = Rows(matrix, (odds > 3.5).astype("float32"), np.arange(count), np.arange(count, dtype="float64"))
     recipe = Trees(name="trees", rounds=10, rounds_per_chunk=10, max_depth=5, subsample=0.7, colsample_bytree=0.5, max_bin=4096)
     tried = Clocked(rows, recipe)
     tried.advance(lambda left: None)
@@ -122,7 +122,7 @@ def _training(folder: Path, count: int) -> Figure:
     long = Trees(**vars(recipe) | {"rounds": CHUNKS * per_chunk, "rounds_per_chunk": per_chunk})
     learning, checkpoints = Clocked(rows, long), _Timed(folder / "run" / "checkpoints")
     began = time.monotonic()
-    learn(folder / "run", learning, Checkpoint(step=0, machine=learner.this_machine(), history=()), checkpoints, Pace(AT_RISK_SECONDS))
+    learn(folder / "run", learning, Checkpoint(step=0, machine=learner.this_machine(long), history=()), checkpoints, Pace(AT_RISK_SECONDS))
     took = time.monotonic() - began
     # The first chunk begins a training in any case.
     begun = sum(float(chunk[0] - np.median(chunk[1:-1]) + chunk[-1]) for chunk in learning.chunks[1:])

@@ -59,6 +59,14 @@ class TrainingFailedError(NightshiftError):
     """The training program failed by its own fault (not by preemption); carries its last log lines."""
 
 
+class TrainingOutOfMemoryError(NightshiftError):
+    """The machine, or its GPU, has too little memory for the run; the same on a machine like it ends the same."""
+
+
+class TrainingStalledError(NightshiftError):
+    """A trainer that did no step for so long that it was ended; the same command resumes."""
+
+
 class PreemptedTooOftenError(NightshiftError):
     """A run lost its machine more often than its budget allows."""
 

@@ -1,4 +1,5 @@
-"""Parity: a sample of each night's scored rows is computed anew, from silver alone, and must be the same to the last bit.
+"""Parity: a sample of each night's scored rows is computed anew, from silver alone, and must be the same to the last bit; the score of a
+model that looks at other rows too, but for the rounding that depends on them.
 
 Between features and scores lie a table that could be written to, nights that changed since, code that changed since, and functions that
 run elsewhere. Whatever it was, a list must not be published on figures that silver does not give.
@@ -9,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.nightshift.features import project
 from include.nightshift.lakehouse import records, tables, writes
 from include.nightshift.lakehouse.session import where
+from include.nightshift.nights import between
 from include.nightshift.promote import registry
+from include.nightshift.train import models, trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from include.nightshift.settings import Settings
+    from include.nightshift.train.models import Model
     from include.nightshift.usecase import UseCase
 
 SAMPLE = 500
@@ -75,7 +79,7 @@ def check(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     verdicts = []
     if scored.num_rows:
         anew = _anew(session, settings, use_case, sorted(set(scored.column("day").to_pylist())), scored)
-        verdicts = _judged(settings, use_case, scored, anew)
+        verdicts = _judged(session, settings, use_case, scored, anew)
     now = datetime.now(UTC)
     told = [
         {
@@ -95,7 +99,7 @@ def check(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
 def _sample(use_case: UseCase, nights: Sequence[date]) -> str:
     """Scored rows with the features that lie beside them, some of each night, the same ones each time."""
     key = use_case.events.key
-    columns = ", ".join(f"f.{name}" for name in use_case.feature_names)
+    columns = ", ".join(f"f.{name}" for name in (use_case.entity, use_case.events.event_time, *use_case.feature_names))
     return f"""
 with sampled as (
   select day, {key}, score, model_version from {tables.scores(use_case)}
@@ -111,31 +115,54 @@ order by s.{key}
 def _anew(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date], scored: pa.Table) -> pa.Table:
     """The same rows' features from silver, in the order of the key; null where silver gives no such row."""
     key = use_case.events.key
-    models = project.compiled(session, settings, use_case)
-    with models.over(session, settings, nights, {}) as frame:
+    compiled = project.compiled(session, settings, use_case)
+    with compiled.over(session, settings, nights, {}) as frame:
         asked = writes.in_memory(session, scored.select([key]))
         return asked.join(frame.select(key, *use_case.feature_names), key, "left").orderBy(key).toArrow()
 
 
-def _judged(settings: Settings, use_case: UseCase, scored: pa.Table, anew: pa.Table) -> list[Parity]:
+def _judged(session: SparkSession, settings: Settings, use_case: UseCase, scored: pa.Table, anew: pa.Table) -> list[Parity]:
     import numpy as np
-
-    from include.nightshift.train import trees
+    import pyarrow as pa
 
     names = use_case.feature_names
     held, fresh = (trees.matrix(table, names) for table in (scored, anew))
     versions = scored.column("model_version").to_numpy(zero_copy_only=False)
-    score = np.full(len(versions), np.nan)
+    # Of a row that the features do not have, nobody can say what stood beside it.
+    known = scored.column(use_case.entity).is_valid().to_numpy()
+    score, rounding = np.full(len(versions), np.nan), np.zeros(len(versions))
     for version in np.unique(versions):
-        booster = trees.load_booster(registry.local_copy(settings, use_case, str(version)) / "model.ubj")
-        read = registry.features_read(use_case, str(version), booster)
-        matrix = fresh[versions == version][:, [names.index(name) for name in read]]
-        score[versions == version] = trees.predict(booster, matrix, read)
+        model = models.load(registry.local_copy(settings, use_case, str(version)))
+        registry.features_read(use_case, str(version), model)
+        his = (versions == version) & known
+        rows, asked = _beside(session, use_case, scored.filter(pa.array(his)), anew.filter(pa.array(his)), model)
+        score[his], rounding[his] = model.score(rows, asked), model.rounding
     held = np.column_stack([held, scored.column("score").to_numpy()])
     fresh = np.column_stack([fresh, score])
     differs = ~((held == fresh) | (np.isnan(held) & np.isnan(fresh)))
+    differs[:, -1] &= ~(abs(held - fresh)[:, -1] <= rounding)
     days = np.array(scored.column("day").to_pylist())
     return [_verdict(night, (*names, "score"), *(part[days == night] for part in (differs, held, fresh))) for night in sorted(set(days))]
+
+
+def _beside(session: SparkSession, use_case: UseCase, scored: pa.Table, anew: pa.Table, model: Model) -> tuple[pa.Table, np.ndarray | None]:
+    """The sampled rows as silver gives them, and beside them what a model with a context looks at, as the features hold it by now."""
+    import numpy as np
+    import pyarrow as pa
+
+    if model.context is None:
+        return anew, None
+    key, entity, days = use_case.events.key, use_case.entity, scored.column("day").to_pylist()
+    ids = (key, entity, use_case.events.event_time)
+    sampled = pa.table({**{name: scored.column(name) for name in ids}, **{name: anew.column(name) for name in model.features}})
+    back = timedelta(days=model.context.days)
+    near = list(between(min(days) - back, max(days)))
+    people = writes.in_memory(session, pa.table({entity: sampled.column(entity).unique()}))
+    sample = writes.in_memory(session, sampled.select([key]))
+    held = session.table(str(tables.features(use_case))).where(where({"day": near}))
+    others = held.join(people, entity, "left_semi").join(sample, key, "left_anti").select(*sampled.column_names).toArrow()
+    rows = pa.concat_tables([sampled, others.cast(sampled.schema)])
+    return rows, np.arange(len(rows)) < len(sampled)
 
 
 def _verdict(night: date, names: Sequence[str], differs: np.ndarray, held: np.ndarray, fresh: np.ndarray) -> Parity:

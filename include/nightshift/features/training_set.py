@@ -61,7 +61,7 @@ class Manifest:
     digest: str
     """Of the parts' content; the order of rows and the layout of files do not matter."""
     subjects: int
-    """Persons among the rows of `train` and `holdout`."""
+    """Persons among the rows of `train`, `holdout` and `context`."""
     subjects_digest: str
     """SHA-256 over their keyed digests, which are in `subjects.txt`."""
     subjects_key: str
@@ -139,11 +139,13 @@ def run_id(use_case: UseCase, recipe: Recipe, split_: Split, versions: dict[str,
 
 
 def write(session: SparkSession, settings: Settings, use_case: UseCase, split_: Split, versions: dict[str, int], folder: Path) -> Manifest:
-    """Write `train/`, `holdout/` and `frauds/` as Parquet below the folder, and what they are as `manifest.json`, which comes last.
+    """Write `train/`, `holdout/`, `context/` and `frauds/` as Parquet below the folder, and what they are as `manifest.json`, which
+    comes last.
 
     Spark writes the parts as it reads them: nothing holds them all. `frauds/` lists (day, entity) of what was found among the events
     from two delays before the first held-out night: whom the protocol counts as known. A verdict not reported is unknown, not genuine:
-    such rows are in neither set.
+    such rows are in neither set. They are in `context/`, without a target, as are those of the nights between the two sets: a model that
+    looks at a customer's earlier rows shall see all that it would have seen on the night itself.
     """
     features, events, labels = (at(table, versions) for table in tables_read(use_case))
     target, key, entity = use_case.target, use_case.events.key, use_case.entity
@@ -152,11 +154,18 @@ def write(session: SparkSession, settings: Settings, use_case: UseCase, split_: 
     filters = {
         "train": f"f.day between {literal(split_.train_first)} and {literal(split_.train_last)}",
         "holdout": f"f.day between {literal(split_.holdout_first)} and {literal(split_.holdout_last)}",
+        "context": f"f.day between {literal(split_.train_first)} and {literal(split_.holdout_last)} and (v.{key} is null or f.day between "
+        f"{literal(split_.train_last + timedelta(days=1))} and {literal(split_.holdout_first - timedelta(days=1))})",
         "frauds": f"v.{target} = 1 and e.day between {literal(begin)} and {literal(split_.holdout_last)}",
     }
     columns = ", ".join(f"f.{name}" for name in ("day", key, entity, use_case.events.event_time, *use_case.feature_names))
     rows = f"select {columns}, v.{target} from {features} f join {known} v on f.{key} = v.{key}"
-    read = {"train": rows, "holdout": rows, "frauds": f"select e.day, e.{entity} from {events} e join {known} v on e.{key} = v.{key}"}
+    read = {
+        "train": rows,
+        "holdout": rows,
+        "context": f"select {columns} from {features} f left join {known} v on f.{key} = v.{key}",
+        "frauds": f"select e.day, e.{entity} from {events} e join {known} v on e.{key} = v.{key}",
+    }
     counts, digest = {}, hashlib.sha256()
     for part, query in read.items():
         session.sql(f"{query} where {filters[part]}").write.mode("overwrite").parquet(str(folder / part))
@@ -185,8 +194,8 @@ def write(session: SparkSession, settings: Settings, use_case: UseCase, split_: 
 def _subjects(session: SparkSession, settings: Settings, use_case: UseCase, folder: Path) -> tuple[list[str], str]:
     """Write `subjects.txt`, the keyed digest of each person among the rows, in order; returns them and what names the key."""
     key = keys.made(settings, keys.SUBJECT)
-    parts = [session.read.parquet(str(folder / part)).select(use_case.entity) for part in ("train", "holdout")]
-    people = parts[0].union(parts[1]).distinct().toArrow().column(0).to_pylist()
+    parts = [session.read.parquet(str(folder / part)).select(use_case.entity) for part in ("train", "holdout", "context")]
+    people = parts[0].union(parts[1]).union(parts[2]).distinct().toArrow().column(0).to_pylist()
     subjects = sorted(key.digester(use_case.entity)(map(str, people)))
     with durable.placed(folder / SUBJECTS) as temporary:
         temporary.write_text("\n".join(subjects) + "\n")

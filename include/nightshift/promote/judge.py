@@ -5,7 +5,6 @@ Rows, verdicts and frauds come from the run folder, as they were pinned; nothing
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,8 @@ from include.nightshift.errors import NotMaturedError
 from include.nightshift.lakehouse import records, tables
 from include.nightshift.promote import gates, registry
 from include.nightshift.promote.verdict import Verdict
+from include.nightshift.train import models
+from include.nightshift.train.run import judged as held_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,9 +41,9 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
     """Judge the run's model and keep the report. Whatever cannot be read or computed is a rejection with that reason."""
     met: list[str] = []
     try:
-        judged_on, held = evidence(use_case, folder, run)
+        judged_on, _ = evidence(use_case, folder, run)
         model = folder / "model"
-        candidate = gates.Scored(model_version, _sha256(model / "model.ubj"), _scores(model, use_case, model_version, held))
+        candidate = gates.Scored(model_version, models.sha256(model), _scores(model, use_case, model_version, folder, run))
 
         def champion() -> gates.Scored | None:
             # Who would reign over the first night that the candidate would take over.
@@ -52,7 +53,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
             version = reign["model_version"]
             met.append(version)
             model = registry.local_copy(settings, use_case, version)
-            return gates.Scored(version, _sha256(model / "model.ubj"), _scores(model, use_case, version, held))
+            return gates.Scored(version, models.sha256(model), _scores(model, use_case, version, folder, run))
 
         report = gates.judge(candidate, champion, judged_on, use_case.gate)
     except Exception as error:  # noqa: BLE001 - fail closed: what cannot be judged is rejected, and the report says why
@@ -119,16 +120,12 @@ def _days(table: pa.Table) -> np.ndarray:
     return days
 
 
-def _scores(model: Path, use_case: UseCase, version: str, held: pa.Table) -> np.ndarray:
-    from include.nightshift.train import trees
-
-    booster = trees.load_booster(model / "model.ubj")
-    names = registry.features_read(use_case, version, booster)
-    return trees.predict(booster, trees.matrix(held, names), names)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _scores(model: Path, use_case: UseCase, version: str, folder: Path, run: TrainingRun) -> np.ndarray:
+    """Scores of the run's held-out rows in the order of their key, by a model that may be another run's."""
+    read = models.load(model)
+    registry.features_read(use_case, version, read)
+    judged = held_out(folder, run, read.context)
+    return read.score(judged.rows, judged.asked)
 
 
 def _tag(settings: Settings, use_case: UseCase, version: str, digest: str, report: gates.Report) -> None:

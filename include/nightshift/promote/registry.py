@@ -5,7 +5,6 @@ MLflow keeps the models; `ops.champion_history` says who scores. The alias `cham
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import RegistryError
 from include.nightshift.lakehouse import log, records, tables
+from include.nightshift.train import models
 from include.nightshift.train.tracking import ARTIFACTS
 
 if TYPE_CHECKING:
-    import xgboost as xgb
     from mlflow import MlflowClient
 
     from include.nightshift.lakehouse.records import Record
     from include.nightshift.settings import Settings
+    from include.nightshift.train.models import Model
     from include.nightshift.usecase import UseCase
 
 ALIAS = "champion"
@@ -58,7 +58,7 @@ def register(settings: Settings, use_case: UseCase, run_id: str, mlflow_run_id: 
 
 
 def local_copy(settings: Settings, use_case: UseCase, version: str) -> Path:
-    """The folder with the version's `model.ubj`, `features.json` and `reference.json`; fetched once, then kept.
+    """The folder with the version's model, `features.json` and `reference.json`; fetched once, then kept.
 
     Raises:
         RegistryError: the registry lacks the version, or its bytes are not those that were registered.
@@ -75,7 +75,7 @@ def local_copy(settings: Settings, use_case: UseCase, version: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             uri = f"runs:/{registered.run_id}/{ARTIFACTS}"
             fetched = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=settings.mlflow_url))
-            seen = hashlib.sha256((fetched / "model.ubj").read_bytes()).hexdigest()
+            seen = models.sha256(fetched)
             wanted = registered.tags.get("nightshift.model_sha256")
             if seen != wanted:
                 raise RegistryError(
@@ -92,13 +92,13 @@ def local_copy(settings: Settings, use_case: UseCase, version: str) -> Path:
     return folder
 
 
-def features_read(use_case: UseCase, version: str, booster: xgb.Booster) -> list[str]:
+def features_read(use_case: UseCase, version: str, model: Model) -> list[str]:
     """The features that a model reads, in its order: those of its own training, which may be fewer than there are by now.
 
     Raises:
         RegistryError: it reads one that is no longer built, and would be null in every new row.
     """
-    names = list(booster.feature_names or [])
+    names = list(model.features)
     if gone := [name for name in names if name not in use_case.feature_names]:
         raise RegistryError(
             f"model {use_case.name} version {version} reads {', '.join(gone)}, which the features no longer have: "

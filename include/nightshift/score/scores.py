@@ -4,14 +4,15 @@ for every row that comes near the list."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import TYPE_CHECKING
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
 
 from include.nightshift.lakehouse import barrier, log, stale, tables, writes
 from include.nightshift.lakehouse.session import where
 from include.nightshift.promote import registry
+from include.nightshift.train import models
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 REASONS = ("reason_1", "reason_2", "reason_3")
 EXPLAINED_PER_PLACE = 10
 """Rows explained for each place on the list: exact reasons cost 0.7 ms a row, four hundred times a score."""
+ROWS_AT_ONCE = 65_536
+"""Rows that a model with a context is given at once, or more: no entity's are cut."""
+
+Carried = tuple[bytes, Mapping[str, Any]]
+"""A model on its way to the workers: the bytes of its file, and what `features.json` says."""
 
 
 @dataclass(frozen=True)
@@ -45,68 +51,149 @@ def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     """
     started = time.monotonic()
     table, features = tables.scores(use_case), tables.features(use_case)
-    models = registry.champions(settings, use_case, nights)
+    reigning = registry.champions(settings, use_case, nights)
     features_version = log.version(settings, features)
-    for version in sorted(set(models.values())):
-        reigned = [night for night in nights if models.get(night) == version]
-        frame = session.table(str(features)).where(where({"day": reigned}))
-        scored = scored_by(frame, settings, use_case, version, features_version)
+    for version in sorted(set(reigning.values())):
+        reigned = [night for night in nights if reigning.get(night) == version]
+        scored = scored_by(session, settings, use_case, version, reigned, features_version)
         with barrier.passing(settings):
             expected = sum(log.rows_by_night(settings, features, {"day": reigned}).values())
             writes.replace(session, settings, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=expected)
-    stale.rebuilt(settings, table, list(models))
+    stale.rebuilt(settings, table, list(reigning))
     written = log.rows_by_night(settings, table, {"day": nights, "role": ["champion"]})
-    return Scored({night: written.get(night, 0) for night in models}, models, log.version(settings, table), time.monotonic() - started)
+    return Scored({night: written.get(night, 0) for night in reigning}, reigning, log.version(settings, table), time.monotonic() - started)
 
 
-def scored_by(frame: DataFrame, settings: Settings, use_case: UseCase, version: str, features_version: int) -> DataFrame:
-    """The frame's rows with score and reasons of one model version, in the columns of the scores table.
+def scored_by(
+    session: SparkSession, settings: Settings, use_case: UseCase, version: str, nights: Sequence[date], features_version: int
+) -> DataFrame:
+    """The rows of nights with score and reasons of one model version, in the columns of the scores table.
 
-    The model travels to Spark's workers inside the functions, so that they need no way to the registry.
+    The features are read at `features_version`. The model travels to Spark's workers inside the functions, so that they need no way to
+    the registry.
     """
-    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    from include.nightshift.train import trees
-
-    model = (registry.local_copy(settings, use_case, version) / "model.ubj").read_bytes()
-    names, key = registry.features_read(use_case, version, trees.load_booster(model)), use_case.events.key
-    explained = use_case.list_size * EXPLAINED_PER_PLACE
-
-    def judge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        from include.nightshift.train import trees
-
-        booster = trees.load_booster(model)
-        for batch in batches:
-            yield batch.append_column("score", pa.array(trees.predict(booster, trees.matrix(batch, names), names), pa.float64()))
-
-    def explain(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import numpy as np
-        import pyarrow as pa
-
-        from include.nightshift.train import trees
-
-        booster = trees.load_booster(model)
-        for batch in batches:
-            reasons = np.full((batch.num_rows, len(REASONS)), None, dtype=object)
-            near = batch.column("place").to_numpy() <= explained
-            reasons[near] = trees.top_reasons(booster, trees.matrix(batch, names)[near], names, k=len(REASONS))
-            told = [pa.array(column, pa.string()) for column in reasons.T]
-            kept = batch.select([name for name in batch.schema.names if name not in (*names, "place")])
-            yield pa.RecordBatch.from_arrays([*kept.columns, *told], names=[*kept.schema.names, *REASONS])
-
-    ids = f"day date, {key} bigint, {use_case.entity} bigint"
-    taken = ", ".join(f"{name} double" for name in names)
-    by_score = Window.partitionBy("day").orderBy(F.desc("score"), key)
-    judged = frame.select("day", key, use_case.entity, *names).mapInArrow(judge, f"{ids}, {taken}, score double")
-    ranked = judged.withColumn("place", F.row_number().over(by_score))
-    told = ranked.mapInArrow(explain, f"{ids}, score double, " + ", ".join(f"{name} string" for name in REASONS))
-    return told.select(
+    folder = registry.local_copy(settings, use_case, version)
+    model = models.load(folder)
+    registry.features_read(use_case, version, model)
+    carried = models.file(folder).read_bytes(), models.described(folder)
+    judged = _judged if model.context is None else _judged_in_context
+    return judged(session, use_case, carried, nights, features_version).select(
         "*",
         F.lit("champion").alias("role"),
         F.lit(version).alias("model_version"),
         F.lit(features_version).alias("features_version"),
         F.current_timestamp().alias("scored_at"),
     )
+
+
+def _judged(session: SparkSession, use_case: UseCase, carried: Carried, nights: Sequence[date], features_version: int) -> DataFrame:
+    """Score and reasons by a model that needs nothing but the row: batch by batch, where the rows lie."""
+    names, explained = models.loads(*carried).features, use_case.list_size * EXPLAINED_PER_PLACE
+
+    def judge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        model = models.loads(*carried)
+        for batch in batches:
+            yield batch.append_column("score", pa.array(model.score(batch), pa.float64()))
+
+    def explain(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import numpy as np
+        import pyarrow as pa
+
+        model = models.loads(*carried)
+        for batch in batches:
+            reasons = np.full((batch.num_rows, len(REASONS)), None, dtype=object)
+            near = batch.column("place").to_numpy() <= explained
+            reasons[near] = model.reasons(batch, len(REASONS), near)
+            told = [pa.array(column, pa.string()) for column in reasons.T]
+            kept = batch.select([name for name in batch.schema.names if name not in (*names, "place")])
+            yield pa.RecordBatch.from_arrays([*kept.columns, *told], names=[*kept.schema.names, *REASONS])
+
+    ids = _ids(use_case)
+    taken = ", ".join(f"{name} double" for name in names)
+    frame = _features(session, use_case, features_version).where(where({"day": nights}))
+    scored = frame.select(*ids, *names).mapInArrow(judge, f"{_schema(ids)}, {taken}, score double")
+    return _placed(use_case, scored).mapInArrow(explain, f"{_schema(ids)}, score double, {_schema(REASONS)}")
+
+
+def _judged_in_context(
+    session: SparkSession, use_case: UseCase, carried: Carried, nights: Sequence[date], features_version: int
+) -> DataFrame:
+    """Score and reasons by a model that looks at an entity's earlier rows: all rows of an entity come to one place."""
+    from pyspark.sql import functions as F
+
+    model = models.loads(*carried)
+    back = 0 if model.context is None else model.context.days
+    ids, entity, explained = _ids(use_case), use_case.entity, use_case.list_size * EXPLAINED_PER_PLACE
+
+    def judge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import numpy as np
+        import pyarrow as pa
+
+        model = models.loads(*carried)
+        for rows in whole(batches, entity):
+            asked = rows.column("asked").to_numpy(zero_copy_only=False)
+            score = np.full(len(rows), -np.inf)
+            score[asked] = model.score(rows, asked)
+            reasons = np.full((len(rows), len(REASONS)), None, dtype=object)
+            days = rows.column("day").to_numpy()
+            for night in np.unique(days[asked]):
+                here = asked & (days == night)
+                # Whoever comes near the list of all rows comes near that of these.
+                close = here & (score >= np.sort(score[here])[-explained:][0])
+                reasons[close] = model.reasons(rows, len(REASONS), close)
+            told = [pa.array(column[asked], pa.string()) for column in reasons.T]
+            kept = rows.select(list(ids)).filter(pa.array(asked))
+            yield from pa.Table.from_arrays([*kept.columns, pa.array(score[asked]), *told], names=[*ids, "score", *REASONS]).to_batches()
+
+    looked_at = sorted({night - timedelta(days=days) for night in nights for days in range(back + 1)})
+    frame = _features(session, use_case, features_version).where(where({"day": looked_at}))
+    rows = frame.select(*ids, use_case.events.event_time, *model.features, F.expr(where({"day": nights})).alias("asked"))
+    scored = rows.repartition(entity).sortWithinPartitions(entity).mapInArrow(judge, f"{_schema(ids)}, score double, {_schema(REASONS)}")
+    placed = _placed(use_case, scored)
+    return placed.select(*ids, "score", *(F.when(F.col("place") <= explained, F.col(name)).alias(name) for name in REASONS))
+
+
+def whole(batches: Iterator[pa.RecordBatch], entity: str) -> Iterator[pa.Table]:
+    """Tables of `ROWS_AT_ONCE` rows or more, in none of which an entity's rows are cut; the batches come sorted by entity."""
+    import numpy as np
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(part.num_rows for part in held) < ROWS_AT_ONCE:
+            continue
+        table = pa.Table.from_batches(held)
+        whose = table.column(entity).to_numpy()
+        cut = int(np.searchsorted(whose, whose[-1]))
+        if cut:
+            yield table.slice(0, cut)
+        held = table.slice(cut).to_batches()
+    if sum(part.num_rows for part in held):
+        yield pa.Table.from_batches(held)
+
+
+def _features(session: SparkSession, use_case: UseCase, version: int) -> DataFrame:
+    return session.sql(f"select * from {tables.features(use_case)} version as of {int(version)}")
+
+
+def _ids(use_case: UseCase) -> tuple[str, str, str]:
+    return ("day", use_case.events.key, use_case.entity)
+
+
+def _schema(columns: Sequence[str]) -> str:
+    """Of ids or reasons, as Spark writes it."""
+    return ", ".join(f"{name} {'date' if name == 'day' else 'string' if name in REASONS else 'bigint'}" for name in columns)
+
+
+def _placed(use_case: UseCase, scored: DataFrame) -> DataFrame:
+    """With each row's place in its night, by score; the smaller key first where that is the same."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    by_score = Window.partitionBy("day").orderBy(F.desc("score"), use_case.events.key)
+    return scored.withColumn("place", F.row_number().over(by_score))

@@ -1,7 +1,10 @@
 """The command a spot machine runs: `python -m include.nightshift.train --run <folder>`; the same one after every restart.
 
-Exit status: 0 the run is finished (also when it was before), 75 interrupted and worth starting again, 1 failed with the reason as
-the last line.
+Exit status: 0 the run is finished (also when it was before), 75 interrupted and worth starting again, 76 the machine has too little
+memory, 77 ended because it no longer got on, 1 failed with the reason as the last line.
+
+A machine with several GPUs trains a sequence model with all of them: `torchrun --nproc-per-node N -m include.nightshift.train --run ...`,
+of which the processes above the first follow that one (`train.ranks`). Any other recipe is the first one's alone.
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.nightshift.train import interruption, learner, trees
+from include.nightshift.errors import TrainingFailedError, TrainingOutOfMemoryError
+from include.nightshift.train import interruption, learner, memory, models, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
 from include.nightshift.train.learner import Learner
 from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
+from include.nightshift.train.ranks import Ranks
 from include.nightshift.train.run import Rows, TrainingRun, read_rows
+from include.nightshift.train.watchdog import STALLED_SECONDS, Watchdog
 
 log = logging.getLogger("nightshift.train")
 
@@ -38,48 +44,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--at-risk-seconds", type=float, default=AT_RISK_SECONDS, help="work that may have to be done again; 0 saves as often as possible"
     )
+    parser.add_argument(
+        "--stalled-minutes", type=float, default=STALLED_SECONDS / 60, help="end the program when a step, or the reading, takes longer"
+    )
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        train(asked.run, asked.at_risk_seconds)
+        with Watchdog(60 * asked.stalled_minutes) as watchdog:
+            train(asked.run, asked.at_risk_seconds, watchdog.alive)
     except Interrupted as reason:
         log.warning("interrupted: %s", reason)
         return interruption.INTERRUPTED
     except Exception as error:
         log.exception("training failed")
         log.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
-        return 1
+        return interruption.OUT_OF_MEMORY if isinstance(error, TrainingOutOfMemoryError) else 1
     return 0
 
 
-def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS) -> None:
+def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS, alive: Callable[[str], None] = lambda at: None) -> None:
     """Bring a run to its end: resume, do the stretches that are missing, publish the model, tell MLflow, write the result.
+
+    `alive` is told whenever something was done, and what.
 
     Raises:
         ConfigurationError: run.json is not usable.
         CheckpointError: the checkpoints belong to another run, or another process holds this one.
         TrainingFailedError: the rows cannot be learnt from, or the loss diverged.
+        TrainingOutOfMemoryError: the machine has too little memory.
         Interrupted: the machine goes; the same call resumes.
     """
     run = TrainingRun.load(folder)
-    with sole_writer(folder / folders.CHECKPOINTS):
+    if Ranks.here().follows:
+        with memory.told(run.recipe, f"the rows of run {run.run_id}"):
+            learner.follow(run, _rows(folder, run), lambda steps_left: alive("a step"))
+        return
+    with sole_writer(folder / folders.CHECKPOINTS), memory.told(run.recipe, f"the rows of run {run.run_id}"):
         if folders.finished(folder):
             log.info("run %s is finished already", run.run_id)
             return
-        rows = read_rows(folder / folders.TRAIN_ROWS, run)
-        if not 0 < rows.target.sum() < len(rows):
-            raise folders.TrainingFailedError(f"all {len(rows)} training rows have the same {run.target}: look at the nights in run.json")
+        rows = _rows(folder, run)
+        alive("the reading of rows")
         checkpoints = Checkpoints(folder / folders.CHECKPOINTS, fingerprint(run, rows))
         start = checkpoints.newest()
-        stands = start[0] if start else Checkpoint(step=0, machine=learner.this_machine(), history=())
+        stands = start[0] if start else Checkpoint(step=0, machine=learner.this_machine(run.recipe), history=())
         learning = learner.begin(run, rows, stands.machine)
         if start:
             learning.restore(stands.step, start[1])
-        log.info("run %s: %d rows, starting at step %d of %d", run.run_id, len(rows), stands.step, learning.steps)
-        history = learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds))
-        _publish(folder, run, learning, history, stands.step, len(rows))
+        told = int(rows.told.sum())
+        log.info("run %s: %d rows, starting at step %d of %d", run.run_id, told, stands.step, learning.steps)
+        history = learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds), alive)
+        _publish(folder, run, learning, history, stands.step, told)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024)
     log.info("finished; peak memory %.0f MB", kilobytes / 1024)
+
+
+def _rows(folder: Path, run: TrainingRun) -> Rows:
+    rows = read_rows(folder / folders.TRAIN_ROWS, run, beside=folder / folders.CONTEXT_ROWS if run.recipe.looks_back else None)
+    if len(set(rows.target[rows.told].tolist())) < 2:
+        raise TrainingFailedError(f"all {rows.told.sum()} training rows have the same {run.target}: look at the nights in run.json")
+    return rows
 
 
 def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:
@@ -88,12 +112,19 @@ def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:
     return {"data": rows.digest, "recipe": hashlib.sha256(recipe.encode()).hexdigest(), "code": learner.code(run.recipe)}
 
 
-def learn(folder: Path, learning: Learner, stands: Checkpoint, checkpoints: Checkpoints, pace: Pace) -> tuple[Progress, ...]:
+def learn(
+    folder: Path,
+    learning: Learner,
+    stands: Checkpoint,
+    checkpoints: Checkpoints,
+    pace: Pace,
+    alive: Callable[[str], None] = lambda at: None,
+) -> tuple[Progress, ...]:
     """Advance to the last step, saving at the pace; returns the history of all stretches."""
     history = stands.history
     _write_progress(folder, history)
     while learning.step < learning.steps:
-        loss = learning.advance(_leave_if_time_is_short(folder))
+        loss = learning.advance(_leave_if_time_is_short(folder, alive))
         took = pace.stretched()
         history = (*history, Progress(learning.step, round(took, 3), loss, datetime.now(UTC).isoformat()))
         log.info("step %d of %d: log-loss %.6f, %.2f s", learning.step, learning.steps, loss, took)
@@ -102,12 +133,13 @@ def learn(folder: Path, learning: Learner, stands: Checkpoint, checkpoints: Chec
             checkpoints.save(Checkpoint(step=learning.step, machine=stands.machine, history=history), learning.state())
             _write_progress(folder, history)
             log.info("saved in %.3f s", pace.saved())
+        alive(f"step {learning.step}")
         if going:
             raise Interrupted(f"the machine goes; the checkpoint of step {learning.step} is saved")
     return history
 
 
-def _leave_if_time_is_short(folder: Path) -> Callable[[int], None]:
+def _leave_if_time_is_short(folder: Path, alive: Callable[[str], None]) -> Callable[[int], None]:
     """After each step: under notice, go on only if this stretch can still be finished and saved, judging by its steps so far."""
     began = time.monotonic()
     steps = 0
@@ -115,6 +147,7 @@ def _leave_if_time_is_short(folder: Path) -> Callable[[int], None]:
     def after_step(steps_left: int) -> None:
         nonlocal steps
         steps += 1
+        alive(f"step {steps} of a stretch")
         left = interruption.seconds_left(folder)
         if left is not None and left < 1.5 * steps_left * (time.monotonic() - began) / steps:
             raise Interrupted(f"the machine goes in {left:.1f} s, too soon for {steps_left} more steps; the newest checkpoint stands")
@@ -133,23 +166,23 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     from include.nightshift.monitor import drift
     from include.nightshift.train import tracking
 
-    model = learning.model()
-    (folder / folders.MODEL).parent.mkdir(exist_ok=True)
-    write_durably(folder / folders.MODEL, model)
-    names = {name: getattr(run, name) for name in ("features", "key", "entity", "event_time", "target")}
+    content = learning.model()
+    names = {"kind": run.recipe.kind} | {name: getattr(run, name) for name in ("features", "key", "entity", "event_time", "target")}
+    (folder / folders.MODEL_FOLDER).mkdir(exist_ok=True)
     write_durably(folder / folders.FEATURES, json.dumps(names, indent=1).encode())
-    held_out = folder / folders.HOLDOUT_ROWS
+    write_durably(models.file(folder / folders.MODEL_FOLDER), content)
+    model = models.loads(content, names)
     # As doubles: later nights are compared as doubles, and a value must not change sides of a bin's edge by rounding.
-    seen = read_rows(held_out if folders.has_rows(held_out) else folder / folders.TRAIN_ROWS, run, dtype="float64")
-    booster = trees.load_booster(model)
-    score = trees.predict(booster, seen.matrix, run.features, threads=os.cpu_count() or 1)
-    columns = {name: seen.matrix[:, position] for position, name in enumerate(run.features)}
+    seen = folders.judged(folder, run, model.context)
+    score = model.score(seen.rows, seen.asked, threads=os.cpu_count() or 1)
+    matrix = trees.matrix(seen.rows, run.features)[seen.asked]
+    columns = {name: matrix[:, position] for position, name in enumerate(run.features)}
     write_durably(folder / folders.REFERENCE, json.dumps(drift.reference(columns | {"score": score})).encode())
 
-    digest = hashlib.sha256(model).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     # A row of medians: an example is kept with the model for good, and must be nobody's.
-    example = np.median(np.nan_to_num(seen.matrix), axis=0, keepdims=True)
-    mlflow_run_id = tracking.track(run, folder, booster, history, example, {"nightshift.model_sha256": digest})
+    example = np.median(np.nan_to_num(matrix), axis=0, keepdims=True)
+    mlflow_run_id = tracking.track(run, folder, model, history, example, {"nightshift.model_sha256": digest})
     result = {
         "model_sha256": digest,
         "steps": learning.steps,

@@ -20,6 +20,12 @@ from include.nightshift.train.checkpoint import write_durably
 INTERRUPTED = os.EX_TEMPFAIL
 """Exit status 75 of a trainer that was interrupted and can be resumed."""
 
+OUT_OF_MEMORY = 76
+"""Exit status of a trainer whose machine has too little memory: another like it will not do."""
+
+STALLED = 77
+"""Exit status of a trainer that was ended because it no longer got on; it can be resumed."""
+
 NOTICE = "notice"
 """The notice file, relative to the run folder."""
 

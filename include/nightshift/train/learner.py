@@ -10,12 +10,13 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.train import run as folders
 from include.nightshift.train import trees
-from include.nightshift.train.recipes import Trees
+from include.nightshift.train.recipes import Attention, Linear, Trees
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -54,22 +55,64 @@ class Learner(Protocol):
         """The finished model, in a format that holds data and no code."""
 
 
-def this_machine() -> dict[str, str | int]:
-    """What the arithmetic of a training that begins here will depend on."""
+def this_machine(recipe: Recipe) -> dict[str, str | int]:
+    """What the arithmetic of a training of this recipe that begins here will depend on."""
+    if isinstance(recipe, Attention):
+        from include.nightshift.train import sequence
+
+        return sequence.machine()
     return {"threads": os.cpu_count() or 1}
 
 
 def begin(run: TrainingRun, rows: Rows, machine: Mapping[str, str | int]) -> Learner:
-    """The learner of the run's recipe, at its first step, adding up as that machine does."""
+    """The learner of the run's recipe, at its first step, adding up as that machine does.
+
+    Raises:
+        CheckpointError: this machine cannot add up as that one does.
+    """
     match run.recipe:
         case Trees():
             return trees.Boosting(rows, run.features, run.recipe, int(machine["threads"]))
-    raise ConfigurationError(f"no learner makes recipes of kind {run.recipe.kind!r}: name one here")
+        case Linear():
+            from include.nightshift.train import linear
+
+            return linear.Fitting(rows, run.features, run.recipe, int(machine["threads"]))
+        case Attention():
+            from include.nightshift.train import sequence
+
+            return sequence.Training(rows, run.features, run.recipe, machine)
+    raise ConfigurationError(f"no learner makes recipes of kind {run.recipe.kind!r}: name one in {__name__}")
+
+
+def follow(run: TrainingRun, rows: Rows, after_step: Callable[[int], None]) -> None:
+    """Take part in a training that another process of this machine leads (`train.ranks`); returns when it is done."""
+    # Trees and the linear model are one process's work: then there is nothing to do here.
+    if isinstance(run.recipe, Attention):
+        from include.nightshift.train import sequence
+
+        sequence.Training(rows, run.features, run.recipe, sequence.machine()).follow(after_step)
 
 
 def code(recipe: Recipe) -> str:
     """Names the code that makes the recipe's model, its libraries too: under other code a state means something else."""
+    match recipe:
+        case Linear():
+            import numpy
+
+            from include.nightshift.train import linear
+
+            return _named((linear, folders), f"numpy {numpy.__version__}")
+        case Attention():
+            import torch
+
+            from include.nightshift.train import ranks, sequence
+
+            return _named((sequence, ranks, folders), f"torch {torch.__version__}")
     import xgboost
 
-    ours = b"".join(Path(str(module.__file__)).read_bytes() for module in (trees, folders))
-    return f"{hashlib.sha256(ours).hexdigest()} xgboost {xgboost.__version__}"
+    return _named((trees, folders), f"xgboost {xgboost.__version__}")
+
+
+def _named(modules: Sequence[ModuleType], libraries: str) -> str:
+    ours = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
+    return f"{hashlib.sha256(ours).hexdigest()} {libraries}"

@@ -22,6 +22,9 @@ class Recipe:
     kind: ClassVar[str]
     """Stands in `run.json`, so that reading it gives the right type."""
 
+    looks_back: ClassVar[bool] = False
+    """Whether a row's score looks at the same entity's rows before it."""
+
     name: str
     seed: int = 20180401
 
@@ -101,6 +104,7 @@ class Attention(Recipe):
     """
 
     kind = "sequence"
+    looks_back = True
 
     bins: int = 32
     """Pieces of the piecewise-linear encoding of a feature; half of their edges are quantiles of all rows, half of the positive ones."""

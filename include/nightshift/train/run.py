@@ -10,25 +10,29 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift import nights
 from include.nightshift.errors import ConfigurationError, NightError, TrainingFailedError
-from include.nightshift.train import recipes
+from include.nightshift.train import models, recipes
 from include.nightshift.train.checkpoint import write_durably
 from include.nightshift.train.recipes import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
+
+    from include.nightshift.train.models import Context
 
 RUN = "run.json"
 TRAIN_ROWS = "data/train"
 HOLDOUT_ROWS = "data/holdout"
+CONTEXT_ROWS = "data/context"
 CHECKPOINTS = "checkpoints"
 PROGRESS = "progress.jsonl"
-MODEL = "model/model.ubj"
+MODEL_FOLDER = "model"
 REFERENCE = "model/reference.json"
 FEATURES = "model/features.json"
 RESULT = "result.json"
@@ -122,44 +126,63 @@ class Rows:
     matrix: np.ndarray
     """(rows, features); NaN stands for missing."""
     target: np.ndarray
-    """(rows,), 0.0 or 1.0."""
+    """(rows,), 0.0 or 1.0; NaN for a row that is only looked at, because nobody told how it ended."""
+    entity: np.ndarray
+    """(rows,), whose row it is."""
+    seconds: np.ndarray
+    """(rows,), when it happened, since 1970 in UTC."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of order, values and target."""
+        """SHA-256 of order and content."""
         digest = hashlib.sha256(repr((self.matrix.shape, str(self.matrix.dtype))).encode())
-        digest.update(self.matrix.data)
-        digest.update(self.target.data)
+        for part in (self.matrix, self.target, self.entity, self.seconds):
+            digest.update(part.data)
         return digest.hexdigest()
+
+    @property
+    def told(self) -> np.ndarray:
+        """(rows,), which of them can be learnt from."""
+        told: np.ndarray = self.target == self.target
+        return told
 
     def __len__(self) -> int:
         return len(self.target)
 
 
-def read_rows(folder: Path, run: TrainingRun, *, dtype: str = "float32") -> Rows:
-    """All part files of a folder, sorted by key. The trees see float32; a reference for drift wants the doubles as stored.
+def read_rows(folder: Path, run: TrainingRun, *, beside: Path | None = None, dtype: str = "float32") -> Rows:
+    """All part files of a folder, sorted by key. Models learn from float32; a reference for drift wants the doubles as stored.
+
+    `beside`: a folder of rows without a target, which are only looked at.
 
     Raises:
         TrainingFailedError: no rows, a missing column, a key that is null or stands twice, a target that is neither 0 nor 1,
-            an infinite feature.
+            an infinite feature, a row without entity or event time.
     """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    table = _table(folder, [run.key, run.target, *run.features])
+    columns = [run.key, run.entity, run.event_time, *run.features]
+    table = _table(folder, [*columns, run.target])
+    target = pc.cast(table.column(run.target), pa.float32(), safe=False).to_numpy()
+    if not np.isin(target, (0, 1)).all():
+        raise TrainingFailedError(f"{folder}: {run.target} holds something that is neither 0 nor 1: only matured rows can be learnt from")
+    table = table.select(columns)
+    if beside is not None and has_rows(beside):
+        table = pa.concat_tables([table, _table(beside, columns)])
+        target = np.append(target, np.full(len(table) - len(target), np.nan, dtype="float32"))
+    if table.column(run.entity).null_count or table.column(run.event_time).null_count:
+        raise TrainingFailedError(f"{folder}: {run.entity} or {run.event_time} is null in some rows: pin the run again")
     if table.column(run.key).null_count or pc.count_distinct(table.column(run.key)).as_py() != len(table):
         raise TrainingFailedError(
             f"{folder}: {run.key} is null or stands twice among {len(table)} rows, so they have no order: pin the run again"
         )
     order = pc.sort_indices(table, sort_keys=[(run.key, "ascending")])
 
-    def column(name: str) -> np.ndarray:
+    def column(name: str, dtype: str = dtype) -> np.ndarray:
         return pc.cast(table.column(name), pa.from_numpy_dtype(dtype), safe=False).take(order).to_numpy()
 
-    target = column(run.target).astype("float32")
-    if not np.isin(target, (0, 1)).all():
-        raise TrainingFailedError(f"{folder}: {run.target} holds something that is neither 0 nor 1: only matured rows can be learnt from")
     matrix = np.empty((len(table), len(run.features)), dtype=dtype)
     for position, name in enumerate(run.features):
         matrix[:, position] = column(name)
@@ -168,7 +191,53 @@ def read_rows(folder: Path, run: TrainingRun, *, dtype: str = "float32") -> Rows
                 f"{folder}: feature {name} is infinite (as a 32-bit number) in some rows; missing is NaN or null: correct its SQL"
             )
     matrix[np.isnan(matrix)] = np.nan  # one bit pattern for missing, so that digests compare values
-    return Rows(matrix, target)
+    when = seconds(table.column(run.event_time))[order.to_numpy()]
+    return Rows(matrix, target[order.to_numpy()], column(run.entity, "int64"), when)
+
+
+def seconds(times: Any) -> np.ndarray:
+    """An Arrow column of timestamps as seconds since 1970, float64: exact to the microsecond for some centuries."""
+    import numpy as np
+    import pyarrow as pa
+
+    whole: np.ndarray = times.cast(pa.timestamp("us", tz=times.type.tz), safe=False).cast(pa.int64()).to_numpy()
+    return whole / np.float64(1e6)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows that a finished model is judged by, with what it may look at beside them."""
+
+    rows: pa.Table
+    """Key, entity, event time and features; the rows that are judged come first, in the order of their key."""
+    asked: np.ndarray
+    """(rows,), which of them are judged."""
+
+
+def judged(folder: Path, run: TrainingRun, context: Context | None) -> Judged:
+    """The held-out rows of a run, or its training rows where it holds nothing out, for a model with that context.
+
+    Raises:
+        TrainingFailedError: no rows, a missing column, or a run that was pinned without rows to look at.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    columns = [run.key, run.entity, run.event_time, *run.features]
+    held = folder / HOLDOUT_ROWS
+    rows = _table(held if has_rows(held) else folder / TRAIN_ROWS, columns).sort_by(run.key)
+    beside = []
+    if context is not None:
+        if not (folder / CONTEXT_ROWS).is_dir():
+            raise TrainingFailedError(f"{folder / CONTEXT_ROWS} is missing, which holds what the model looks at: pin the run again")
+        near = None
+        if has_rows(held) and run.holdout_first is not None:
+            near = ds.field("day") >= run.holdout_first - timedelta(days=context.days)
+            beside.append(ds.dataset(folder / TRAIN_ROWS, format="parquet").to_table(columns=columns, filter=near))
+        beside.append(ds.dataset(folder / CONTEXT_ROWS, format="parquet").to_table(columns=columns, filter=near))
+    whole = pa.concat_tables([rows, *beside])
+    return Judged(whole, np.arange(len(whole)) < len(rows))
 
 
 def _table(folder: Path, columns: list[str]) -> Any:
@@ -197,7 +266,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """The run's result, when it is complete: `result.json` stands and names the model beside it, byte for byte."""
     try:
         result = json.loads((folder / RESULT).read_text())
-        model = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+        model = models.sha256(folder / MODEL_FOLDER)
     except (FileNotFoundError, ValueError):
         return None
     return result if isinstance(result, dict) and result.get("model_sha256") == model else None

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Progress
 from include.nightshift.train.run import TrainingRun
+from include.nightshift.train.trees import Boosted
 
 if TYPE_CHECKING:
     import numpy as np
     import xgboost as xgb
+
+    from include.nightshift.train.models import Model
 
 RUN_TAG = "nightshift.run_id"
 """The tag by which a restart finds the run that an earlier attempt began."""
@@ -35,9 +38,7 @@ _QUIET = {
 """A training machine has no git and needs no probing; what is worth knowing, run.json says."""
 
 
-def track(
-    run: TrainingRun, folder: Path, booster: xgb.Booster, history: Sequence[Progress], sample: np.ndarray, tags: dict[str, str]
-) -> str:
+def track(run: TrainingRun, folder: Path, model: Model, history: Sequence[Progress], sample: np.ndarray, tags: dict[str, str]) -> str:
     """Log parameters, loss by round, model and files; returns the MLflow run id. A run that is logged already is left as it is.
 
     `sample`: a row like those of the matrix, kept with the model as its input example.
@@ -66,9 +67,10 @@ def track(
         for name, value in (("train_logloss", point.loss), ("stretch_seconds", point.seconds))
     ]
     client.log_batch(run_id, metrics=metrics, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
-    client.log_artifacts(run_id, str((folder / folders.MODEL).parent), ARTIFACTS)
+    client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)
     with mlflow.start_run(run_id=run_id):  # closing it marks it FINISHED
-        _log_model(run, booster, sample)
+        if isinstance(model, Boosted):  # MLflow has a form of its own for these; any other kind is its files
+            _log_model(run, model.booster, sample)
     return run_id
 
 

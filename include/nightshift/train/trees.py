@@ -13,10 +13,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import ConfigurationError, TrainingFailedError
+from include.nightshift.train.models import Context
 from include.nightshift.train.recipes import Trees
 
 if TYPE_CHECKING:
@@ -205,15 +207,47 @@ def top_reasons(booster: xgb.Booster, matrix: np.ndarray, feature_names: Sequenc
     Raises:
         ConfigurationError: the columns are not the model's columns in the model's order.
     """
-    import numpy as np
+    from include.nightshift.train import reasons
 
-    pushes = contributions(booster, matrix, feature_names, threads=threads)
-    strongest = np.argsort(-pushes, axis=1, kind="stable")[:, :k]
-    reasons = np.full((len(pushes), k), None, dtype=object)
-    names = np.array(feature_names, dtype=object)[strongest]
-    up = np.take_along_axis(pushes, strongest, axis=1) > 0
-    reasons[:, : names.shape[1]][up] = names[up]
-    return reasons
+    return reasons.strongest(contributions(booster, matrix, feature_names, threads=threads), feature_names, k)
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """The finished model (`train.models`)."""
+
+    booster: xgb.Booster
+
+    @classmethod
+    def loads(cls, content: bytes) -> Boosted:
+        """From the bytes of `model.ubj`.
+
+        Raises:
+            TrainingFailedError: these bytes are no model.
+        """
+        return cls(load_booster(content))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(self.booster.feature_names or ())
+
+    @property
+    def context(self) -> Context | None:
+        return None
+
+    @property
+    def rounding(self) -> float:
+        return 0.0
+
+    def score(self, rows: pa.Table | pa.RecordBatch, asked: np.ndarray | None = None, *, threads: int = 1) -> np.ndarray:
+        return predict(self.booster, self._matrix(rows, asked), self.features, threads=threads)
+
+    def reasons(self, rows: pa.Table | pa.RecordBatch, k: int, asked: np.ndarray | None = None, *, threads: int = 1) -> np.ndarray:
+        return top_reasons(self.booster, self._matrix(rows, asked), self.features, k, threads=threads)
+
+    def _matrix(self, rows: pa.Table | pa.RecordBatch, asked: np.ndarray | None) -> np.ndarray:
+        whole = matrix(rows, self.features)
+        return whole if asked is None else whole[asked]
 
 
 def _parameters(recipe: Trees, chunk: int, threads: int) -> dict[str, Any]:

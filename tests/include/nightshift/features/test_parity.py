@@ -67,7 +67,7 @@ def lake(installation: Settings, use_case: UseCase) -> Iterator[SparkSession]:
     folder = installation.home / "models" / use_case.name / VERSION
     folder.mkdir(parents=True)
     xgb.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, data, 8).save_model(folder / "model.ubj")
-    (folder / "features.json").write_text(json.dumps(use_case.feature_names))
+    (folder / "features.json").write_text(json.dumps({"features": use_case.feature_names}))
     reign = {"use_case": use_case.name, "model_version": VERSION, "from_night": SCORED[0], "until_night": SCORED[1], "report_digest": "d91"}
     records.replace(installation, tables.CHAMPION_HISTORY, [reign], {"report_digest": ["d91"]})
     scores.score(session, installation, use_case, SCORED)

@@ -37,7 +37,7 @@ def model(settings: Settings, use_case: UseCase, version: str, seed: int) -> Pat
     folder = settings.home / "models" / use_case.name / version
     folder.mkdir(parents=True)
     booster.save_model(folder / "model.ubj")
-    (folder / "features.json").write_text(json.dumps(use_case.feature_names))
+    (folder / "features.json").write_text(json.dumps({"features": use_case.feature_names}))
     return folder / "model.ubj"
 
 

@@ -40,19 +40,20 @@ RUN = TrainingRun(
 )
 
 
-def rows(count: int, seed: int) -> pa.Table:
+def rows(count: int, seed: int, first: int = 0, day: date = date(2018, 7, 1)) -> pa.Table:
+    """Rows of one day as a table says, of 97 customers, ten minutes after each other as their keys say, which begin with `first`."""
     random = np.random.default_rng(seed)
     features = {name: random.normal(size=count) for name in FEATURES}
     features["is_night"] = (features["is_night"] > 1).astype(float)
     features["terminal_risk_7d"][random.random(count) < 0.1] = np.nan
     odds = 2 * features["tx_amount"] + np.nan_to_num(features["terminal_risk_7d"]) * features["is_night"] - 2
-    keys = random.permutation(count).astype("int64")
+    keys = first + random.permutation(count).astype("int64")
     return pa.table(
         {
-            "day": pa.array([date(2018, 7, 1)] * count),
+            "day": pa.array([day] * count),
             "transaction_id": keys,
             "customer_id": keys % 97,
-            "tx_datetime": pa.array(keys, pa.timestamp("us", "UTC")),
+            "tx_datetime": pa.array(keys * 600_000_000, pa.timestamp("us", "UTC")),
             **features,
             "tx_fraud": (random.random(count) < 1 / (1 + np.exp(-odds))).astype("int32"),
         }
@@ -73,7 +74,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str = "run", *, count: int = 3000, **fields: Any) -> Path:
         folder = tmp_path / name
         write_parts(folder / "data/train", rows(count, 1), 3)
-        write_parts(folder / "data/holdout", rows(800, 2), 2)
+        write_parts(folder / "data/context", rows(300, 3, first=count, day=date(2018, 7, 28)).drop(["tx_fraud"]), 1)
+        write_parts(folder / "data/holdout", rows(800, 2, first=count + 300, day=date(2018, 8, 2)), 2)
         replace(RUN, **fields).save(folder)
         return folder
 

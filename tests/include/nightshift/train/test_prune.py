@@ -12,7 +12,7 @@ from include.nightshift.errors import CheckpointError
 from include.nightshift.settings import Settings
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, complete, sole_writer
 from include.nightshift.train.prune import Pruned, prune
-from include.nightshift.train.run import CHECKPOINTS, HOLDOUT_ROWS, MODEL, RESULT, RUN, TRAIN_ROWS, finished
+from include.nightshift.train.run import CHECKPOINTS, HOLDOUT_ROWS, MODEL_FOLDER, RESULT, RUN, TRAIN_ROWS, finished
 from include.usecases.card_fraud.usecase import USE_CASE
 
 MODEL_BYTES = b"a model"
@@ -32,8 +32,8 @@ def with_checkpoints(folder: Path) -> Path:
 
 
 def finish(folder: Path, *, digest: str = hashlib.sha256(MODEL_BYTES).hexdigest()) -> Path:
-    (folder / MODEL).parent.mkdir()
-    (folder / MODEL).write_bytes(MODEL_BYTES)
+    (folder / MODEL_FOLDER).mkdir()
+    (folder / MODEL_FOLDER / "model.ubj").write_bytes(MODEL_BYTES)
     (folder / RESULT).write_text(json.dumps({"model_sha256": digest}))
     return folder
 
@@ -47,7 +47,7 @@ def test_a_finished_run_keeps_model_rows_and_run_json_and_a_second_time_there_is
     assert prune(settings, USE_CASE) == Pruned(("done",), 4, size)
     assert [path.name for path in (folder / CHECKPOINTS).iterdir()] == ["lock"]
     assert {path: path.read_bytes() for path in others} == others
-    assert {folder / name for name in (RUN, MODEL, RESULT)} <= set(others)
+    assert {folder / name for name in (RUN, f"{MODEL_FOLDER}/model.ubj", RESULT)} <= set(others)
     assert all(any((folder / rows).iterdir()) for rows in (TRAIN_ROWS, HOLDOUT_ROWS))
     assert finished(folder) is not None
     assert prune(settings, USE_CASE) == Pruned((), 0, 0)

@@ -41,7 +41,7 @@ def trained(make_run: Callable[..., Path], store: str) -> tuple[TrainingRun, Pat
 
 def track(trained: tuple[TrainingRun, Path, bytes, np.ndarray]) -> str:
     run, folder, model, matrix = trained
-    return tracking.track(run, folder, trees.load_booster(model), HISTORY, matrix[:5], {"nightshift.model_sha256": "s"})
+    return tracking.track(run, folder, trees.Boosted.loads(model), HISTORY, matrix[:5], {"nightshift.model_sha256": "s"})
 
 
 def test_one_run_holds_parameters_losses_tags_files_and_model(

@@ -22,7 +22,7 @@ def rows() -> Rows:
     random = np.random.default_rng(5)
     matrix = random.normal(size=(2000, 3)).astype("float32")
     matrix[::7, 2] = np.nan
-    return Rows(matrix, (matrix[:, 0] - matrix[:, 1] + random.normal(size=2000) > 1).astype("float32"))
+    return Rows(matrix, (matrix[:, 0] - matrix[:, 1] + random.normal(size=2000) > 1).astype("float32"), np.arange(2000), np.arange(2000.0))
 
 
 def grow(rows: Rows, recipe: Trees = RECIPE, *, resume_at: tuple[int, ...] = (), threads: int = 1) -> bytes:
