@@ -3,8 +3,9 @@
 Exit status: 0 the run is finished (also when it was before), 75 interrupted and worth starting again, 76 the machine has too little
 memory, 77 ended because it no longer got on, 1 failed with the reason as the last line.
 
-A machine with several GPUs trains a sequence model with all of them: `torchrun --nproc-per-node N -m include.nightshift.train --run ...`,
-of which the processes above the first follow that one (`train.ranks`). Any other recipe is the first one's alone.
+A machine with several GPUs trains a sequence model with all of them: `torchrun --nproc-per-node N -m -- include.nightshift.train --run
+...`, of which the processes above the first follow that one (`train.ranks`); without the dashes torchrun takes `--run` for an option of
+its own. Any other recipe is the first one's alone. torchrun itself ends with 1 whenever one of them did not end with 0.
 """
 
 from __future__ import annotations

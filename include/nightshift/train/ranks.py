@@ -1,6 +1,6 @@
 """Ranks: the processes that train one model together on one machine, one for each GPU.
 
-`torchrun --nproc-per-node N -m include.nightshift.train --run <folder>` starts them. Rank 0 is the program as it always is: it alone
+`torchrun --nproc-per-node N -m -- include.nightshift.train --run <folder>` starts them. Rank 0 is the program as it always is: it alone
 looks for notices, decides when to save, and writes. The others do what it tells them, one order after the other, so that no decision that
 hangs on a clock or a file can come out differently in two processes.
 """

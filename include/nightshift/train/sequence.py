@@ -151,7 +151,9 @@ def places_of(matrix: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
     places = np.empty(matrix.shape, dtype="float32")
     for column, steps in enumerate(edges):
         # What a table holds as a double, training saw as a 32-bit number.
-        places[:, column] = np.interp(matrix[:, column].astype("float32"), steps, np.arange(len(steps)))
+        values = matrix[:, column].astype("float32")
+        # Told apart, because among one edge alone NaN has a place too.
+        places[:, column] = np.where(np.isnan(values), np.nan, np.interp(values, steps, np.arange(len(steps))))
     return places
 
 
