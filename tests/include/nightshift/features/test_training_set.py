@@ -87,6 +87,10 @@ def test_a_set_holds_what_had_matured_and_says_what_it_is(
     assert keys_of(tmp_path, "holdout") == held
     assert manifest.rows["train"] == len(trained)
     assert manifest.rows["holdout"] == len(held)
+    between = {5_000_000 + 4 * n + k for n, night in enumerate(NIGHTS) for k in range(4) if split.train_last < night < split.holdout_first}
+    assert keys_of(tmp_path, "context") == between | {UNTOLD}, "what a model may look at: what nobody judged, and the nights between"
+    assert "tx_fraud" not in ds.dataset(tmp_path / "context", format="parquet").schema.names
+    assert manifest.rows["context"] == len(between) + 1
     assert manifest.rows["frauds"] == sum(
         1 for n, night in enumerate(NIGHTS) for k in range(4)
         if (5_000_000 + 4 * n + k) % 5 == 0 and split.holdout_first - 2 * DELAY <= night <= split.holdout_last

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from include.nightshift.lakehouse import records, tables, writes
+from include.nightshift.lakehouse import log, records, tables, writes
 from include.nightshift.lakehouse.session import literal, rows
 from include.nightshift.score import alerts, scores
 from include.nightshift.settings import Settings
-from include.nightshift.train import trees
+from include.nightshift.train import models, sequence, trees
+from include.nightshift.train.recipes import Attention
+from include.nightshift.train.run import Rows
 from include.nightshift.usecase import UseCase
 
 NIGHT = date(2012, 6, 1)
@@ -109,6 +112,53 @@ def test_scores_are_the_models_own_with_reasons_and_each_nights_own_champion(
     assert again.version == done.version
 
 
+def sequence_model(settings: Settings, use_case: UseCase, version: str) -> models.Model:
+    """A sequence model of a few steps over random rows, where the registry keeps its local copies."""
+    dice = np.random.default_rng(9)
+    count = 600
+    matrix = dice.random((count, len(use_case.feature_names))).astype("float32")
+    target = (matrix[:, 0] > 0.8).astype("float32")
+    made = Rows(matrix, target, np.arange(count) % 20, np.arange(count) * 7200.0)
+    recipe = Attention(name="sequence", width=16, heads=2, bins=8, batch=8, epochs=4, learning_rate=1e-2)
+    learning = sequence.Training(made, use_case.feature_names, recipe, sequence.machine())
+    while learning.step < learning.steps:
+        learning.advance(lambda left: None)
+    folder = settings.home / "models" / use_case.name / version
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"key": use_case.events.key, "entity": use_case.entity, "event_time": use_case.events.event_time}
+    (folder / "features.json").write_text(json.dumps({"kind": "sequence", "features": use_case.feature_names} | columns))
+    (folder / "model.safetensors").write_bytes(learning.model())
+    return models.load(folder)
+
+
+@pytest.mark.lakehouse
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_model_that_looks_back_scores_a_night_with_the_nights_before_it_wherever_the_rows_lie(
+    session: SparkSession,
+    installation: Settings,
+    use_case: UseCase,
+    lake: dict[str, Path],
+    partitions: int,
+) -> None:
+    model = sequence_model(installation, use_case, "73")
+    before = session.conf.get("spark.sql.shuffle.partitions")
+    session.conf.set("spark.sql.shuffle.partitions", str(partitions))
+    try:
+        scored = scores.scored_by(session, installation, use_case, "73", [NEXT], log.version(installation, tables.features(use_case)))
+        written = scored.orderBy("transaction_id").toArrow().to_pylist()
+    finally:
+        session.conf.set("spark.sql.shuffle.partitions", before)
+    # Two nights in one go, of which the second is asked for; the third is more than a month later.
+    table = tables.features(use_case).arrow([row for night in (NIGHT, NEXT) for row in features(use_case, night)])
+    asked = np.array([day == NEXT for day in table.column("day").to_pylist()])
+    wanted = model.score(table, asked)
+    assert [row["transaction_id"] for row in written] == [row["transaction_id"] for row in features(use_case, NEXT)]
+    np.testing.assert_allclose([row["score"] for row in written], wanted, atol=model.rounding)
+    alone = model.score(table.filter(asked))
+    assert abs(alone - wanted).max() > 100 * model.rounding, "the night before makes no difference, so this proves nothing"
+    assert [[row[name] for name in scores.REASONS] for row in written] == model.reasons(table, 3, asked).tolist()
+
+
 @pytest.mark.lakehouse
 def test_the_list_leaves_out_compromised_cards_and_breaks_ties_by_the_smaller_id(
     session: SparkSession, installation: Settings, use_case: UseCase, lake: dict[str, Path]
@@ -146,6 +196,17 @@ def test_the_list_leaves_out_compromised_cards_and_breaks_ties_by_the_smaller_id
         ]
         assert len({row["score"] for row in wanted}) < len(wanted), "the night has no tie to break"
     assert alerts.publish(session, installation, use_case, [NIGHT, NEXT]) == (lengths, version)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 100])
+def test_no_entitys_rows_are_cut_wherever_batches_end(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "ROWS_AT_ONCE", at_once)
+    whose = pa.table({"who": [1, 1, 2, 3, 3, 3, 3, 3, 4, 5]})
+    tables_ = list(scores.whole(iter(whose.to_batches(max_chunksize=3)), "who"))
+    assert pa.concat_tables(tables_).equals(whose)
+    people = [set(table.column("who").to_pylist()) for table in tables_]
+    assert sum(map(len, people)) == len(set.union(*people)) == 5
+    assert list(scores.whole(iter(whose.slice(0, 0).to_batches()), "who")) == []
 
 
 def test_the_list_is_as_long_as_the_use_case_says(use_case: UseCase) -> None:
