@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from include.nightshift.settings import Settings
+    from include.nightshift.train.models import Context
     from include.nightshift.usecase import UseCase
 
 REASONS = ("reason_1", "reason_2", "reason_3")
@@ -78,8 +79,12 @@ def scored_by(
     model = models.load(folder)
     registry.features_read(use_case, version, model)
     carried = models.file(folder).read_bytes(), models.described(folder)
-    judged = _judged if model.context is None else _judged_in_context
-    return judged(session, use_case, carried, nights, features_version).select(
+    features = _features(session, use_case, features_version)
+    if model.context is None:
+        judged = _judged(features, use_case, carried, nights, model.features)
+    else:
+        judged = _judged_in_context(features, use_case, carried, nights, model.features, model.context)
+    return judged.select(
         "*",
         F.lit("champion").alias("role"),
         F.lit(version).alias("model_version"),
@@ -88,9 +93,9 @@ def scored_by(
     )
 
 
-def _judged(session: SparkSession, use_case: UseCase, carried: Carried, nights: Sequence[date], features_version: int) -> DataFrame:
+def _judged(features: DataFrame, use_case: UseCase, carried: Carried, nights: Sequence[date], names: Sequence[str]) -> DataFrame:
     """Score and reasons by a model that needs nothing but the row: batch by batch, where the rows lie."""
-    names, explained = models.loads(*carried).features, use_case.list_size * EXPLAINED_PER_PLACE
+    explained = use_case.list_size * EXPLAINED_PER_PLACE
 
     def judge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -114,19 +119,17 @@ def _judged(session: SparkSession, use_case: UseCase, carried: Carried, nights: 
 
     ids = _ids(use_case)
     taken = ", ".join(f"{name} double" for name in names)
-    frame = _features(session, use_case, features_version).where(where({"day": nights}))
+    frame = features.where(where({"day": nights}))
     scored = frame.select(*ids, *names).mapInArrow(judge, f"{_schema(ids)}, {taken}, score double")
     return _placed(use_case, scored).mapInArrow(explain, f"{_schema(ids)}, score double, {_schema(REASONS)}")
 
 
 def _judged_in_context(
-    session: SparkSession, use_case: UseCase, carried: Carried, nights: Sequence[date], features_version: int
+    features: DataFrame, use_case: UseCase, carried: Carried, nights: Sequence[date], names: Sequence[str], context: Context
 ) -> DataFrame:
     """Score and reasons by a model that looks at an entity's earlier rows: all rows of an entity come to one place."""
     from pyspark.sql import functions as F
 
-    model = models.loads(*carried)
-    back = 0 if model.context is None else model.context.days
     ids, entity, explained = _ids(use_case), use_case.entity, use_case.list_size * EXPLAINED_PER_PLACE
 
     def judge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -149,9 +152,9 @@ def _judged_in_context(
             kept = rows.select(list(ids)).filter(pa.array(asked))
             yield from pa.Table.from_arrays([*kept.columns, pa.array(score[asked]), *told], names=[*ids, "score", *REASONS]).to_batches()
 
-    looked_at = sorted({night - timedelta(days=days) for night in nights for days in range(back + 1)})
-    frame = _features(session, use_case, features_version).where(where({"day": looked_at}))
-    rows = frame.select(*ids, use_case.events.event_time, *model.features, F.expr(where({"day": nights})).alias("asked"))
+    looked_at = sorted({night - timedelta(days=days) for night in nights for days in range(context.days + 1)})
+    frame = features.where(where({"day": looked_at}))
+    rows = frame.select(*ids, use_case.events.event_time, *names, F.expr(where({"day": nights})).alias("asked"))
     scored = rows.repartition(entity).sortWithinPartitions(entity).mapInArrow(judge, f"{_schema(ids)}, score double, {_schema(REASONS)}")
     placed = _placed(use_case, scored)
     return placed.select(*ids, "score", *(F.when(F.col("place") <= explained, F.col(name)).alias(name) for name in REASONS))

@@ -102,8 +102,9 @@ def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS, alive: Callabl
 
 def _rows(folder: Path, run: TrainingRun) -> Rows:
     rows = read_rows(folder / folders.TRAIN_ROWS, run, beside=folder / folders.CONTEXT_ROWS if run.recipe.looks_back else None)
-    if len(set(rows.target[rows.told].tolist())) < 2:
-        raise TrainingFailedError(f"all {rows.told.sum()} training rows have the same {run.target}: look at the nights in run.json")
+    told = rows.target[rows.told]
+    if not 0 < told.sum() < len(told):
+        raise TrainingFailedError(f"all {len(told)} training rows have the same {run.target}: look at the nights in run.json")
     return rows
 
 

@@ -17,7 +17,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -289,19 +288,19 @@ class Training:
         losses = torch.zeros(todo, device=self._device)
         rows = torch.zeros(todo, device=self._device)
         self._network.train()
-        with rolling(self._dice, self._device) as thrown:
-            for number in range(todo):
-                for group in self._optimiser.param_groups:
-                    group["lr"] = self._recipe.learning_rate * rate(self._step, self.steps, self._recipe.warm_up)
-                loss, rows[number] = self._loss(self._batch(self._step))
-                self._optimiser.zero_grad(set_to_none=True)
-                (loss * self._ranks.size).backward()  # the ranks' gradients are averaged, and shall be added
-                nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip)
-                self._optimiser.step()
-                losses[number] = loss.detach()
-                self._step += 1
-                after_step(todo - number - 1)
-        self._dice = thrown()
+        throw(self._dice, self._device)
+        for number in range(todo):
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._recipe.learning_rate * rate(self._step, self.steps, self._recipe.warm_up)
+            loss, rows[number] = self._loss(self._batch(self._step))
+            self._optimiser.zero_grad(set_to_none=True)
+            (loss * self._ranks.size).backward()  # the ranks' gradients are averaged, and shall be added
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip)
+            self._optimiser.step()
+            losses[number] = loss.detach()
+            self._step += 1
+            after_step(todo - number - 1)
+        self._dice = dice(self._device)
         return self._checked(losses, rows)
 
     def _batch(self, step: int) -> torch.Tensor:
@@ -402,13 +401,11 @@ def dice(device: torch.device) -> dict[str, torch.Tensor]:
     return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-@contextmanager
-def rolling(thrown: Mapping[str, torch.Tensor], device: torch.device) -> Iterator[Callable[[], dict[str, torch.Tensor]]]:
-    """Throw with these dice, not those that somebody else of this process threw; gives a way to ask for their state at the end."""
+def throw(thrown: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Go on with these dice, not with those that somebody else of this process threw."""
     torch.set_rng_state(thrown["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(thrown["cuda"], device)
-    yield lambda: dice(device)
 
 
 def _seed(seed: int, what: str) -> int:
