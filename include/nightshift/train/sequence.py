@@ -18,14 +18,10 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import load as tensors_of
-from safetensors.torch import save as bytes_of
-from torch import nn
-from torch.nn import functional as F
 
 from include.nightshift.errors import CheckpointError, TrainingFailedError
 from include.nightshift.train import reasons, trees
@@ -36,6 +32,8 @@ from include.nightshift.train.run import Rows, seconds
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import torch
+    from torch import nn
     from typing_extensions import Buffer
 
 STRETCHES = 100
@@ -68,65 +66,74 @@ class Shape:
         return cls(features, recipe.bins, recipe.width, recipe.heads, recipe.blocks, recipe.past_rows, recipe.past_days)
 
 
-class Network(nn.Module):
-    """Log-odds of rows from where their features, and those of the rows before them, lie among the edges of bins."""
+@cache
+def network_type() -> type[nn.Module]:
+    """The network's class, made when first asked for: a module that is only looked through must not pay for torch."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
 
-    def __init__(self, shape: Shape, dropout: float = 0.0, log_odds: float = 0.0) -> None:
-        super().__init__()
-        self.shape, width = shape, shape.width
-        self.token = nn.Linear(shape.features * (shape.bins + 1), width)
-        self.before = nn.LayerNorm(width)
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.fade = nn.Parameter(torch.zeros(shape.heads))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
-            for _ in range(shape.blocks)
-        )
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
-        nn.init.zeros_(self.head[1].weight)
-        # Nobody learns in the first hundred steps what the base rate says at once.
-        nn.init.constant_(self.head[1].bias, log_odds)
+    class Network(nn.Module):
+        """Log-odds of rows from where their features, and those of the rows before them, lie among the edges of bins."""
 
-    def forward(self, places: torch.Tensor, hours: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Log-odds of the last rows of each window: (windows, rows, features), (windows, asked, rows) twice -> (windows, asked)."""
-        tokens = self.encode(places)
-        return self.judge(tokens[:, -hours.shape[1] :], *self.looked_at(tokens), hours, seen)
+        def __init__(self, shape: Shape, dropout: float = 0.0, log_odds: float = 0.0) -> None:
+            super().__init__()
+            self.shape, width = shape, shape.width
+            self.token = nn.Linear(shape.features * (shape.bins + 1), width)
+            self.before = nn.LayerNorm(width)
+            self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+            self.fade = nn.Parameter(torch.zeros(shape.heads))
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+                for _ in range(shape.blocks)
+            )
+            self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+            nn.init.zeros_(self.head[1].weight)
+            # Nobody learns in the first hundred steps what the base rate says at once.
+            nn.init.constant_(self.head[1].bias, log_odds)
 
-    def encode(self, places: torch.Tensor) -> torch.Tensor:
-        """Tokens of rows, (..., features) -> (..., width)."""
-        return self.token(self._pieces(places).flatten(-2))
+        def forward(self, places: torch.Tensor, hours: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+            """Log-odds of the last rows of each window: (windows, rows, features), (windows, asked, rows) twice -> (windows, asked)."""
+            tokens = self.encode(places)
+            return self.judge(tokens[:, -hours.shape[1] :], *self.looked_at(tokens), hours, seen)
 
-    def pushes(self, places: torch.Tensor) -> torch.Tensor:
-        """What each feature adds to the token, (..., features) -> (..., features, width)."""
-        weight = self.token.weight.view(-1, self.shape.features, self.shape.bins + 1)
-        return torch.einsum("...ft,wft->...fw", self._pieces(places), weight)
+        def encode(self, places: torch.Tensor) -> torch.Tensor:
+            """Tokens of rows, (..., features) -> (..., width)."""
+            return self.token(self._pieces(places).flatten(-2))
 
-    def _pieces(self, places: torch.Tensor) -> torch.Tensor:
-        missing = torch.isnan(places)
-        steps = torch.arange(self.shape.bins, device=places.device, dtype=places.dtype)
-        # Full bins are 1, the one that the value lies in is the share of it below the value, and a missing value has a bin of its own.
-        pieces = (torch.nan_to_num(places)[..., None] - steps).clamp(0, 1)
-        return torch.cat([pieces, missing[..., None].to(pieces.dtype)], dim=-1)
+        def pushes(self, places: torch.Tensor) -> torch.Tensor:
+            """What each feature adds to the token, (..., features) -> (..., features, width)."""
+            weight = self.token.weight.view(-1, self.shape.features, self.shape.bins + 1)
+            return torch.einsum("...ft,wft->...fw", self._pieces(places), weight)
 
-    def looked_at(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of rows, (..., width) each."""
-        tokens = self.before(tokens)
-        return self.key(tokens), self.value(tokens)
+        def _pieces(self, places: torch.Tensor) -> torch.Tensor:
+            missing = torch.isnan(places)
+            steps = torch.arange(self.shape.bins, device=places.device, dtype=places.dtype)
+            # Full bins are 1, the one that the value lies in is the share of it below the value, and a missing value has a bin of its own.
+            pieces = (torch.nan_to_num(places)[..., None] - steps).clamp(0, 1)
+            return torch.cat([pieces, missing[..., None].to(pieces.dtype)], dim=-1)
 
-    def judge(
-        self, tokens: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, hours: torch.Tensor, seen: torch.Tensor
-    ) -> torch.Tensor:
-        """Log-odds of rows, each of which looks at those rows of its window that it has `seen`, so many `hours` before it."""
-        heads = self.shape.heads
-        query = self.query(self.before(tokens)).unflatten(-1, (heads, -1))
-        keys, values = keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1))
-        logits = torch.einsum("bqhd,bkhd->bhqk", query, keys).float() / math.sqrt(query.shape[-1])
-        logits = logits - F.softplus(self.fade)[:, None, None] * torch.log1p(hours)[:, None]
-        weight = logits.masked_fill(~seen[:, None], -math.inf).softmax(-1)
-        state = tokens + self.out(torch.einsum("bhqk,bkhd->bqhd", weight.to(values.dtype), values).flatten(-2))
-        for block in self.blocks:
-            state = state + block(state)
-        return self.head(state).squeeze(-1).float()
+        def looked_at(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            """Keys and values of rows, (..., width) each."""
+            tokens = self.before(tokens)
+            return self.key(tokens), self.value(tokens)
+
+        def judge(
+            self, tokens: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, hours: torch.Tensor, seen: torch.Tensor
+        ) -> torch.Tensor:
+            """Log-odds of rows, each of which looks at those rows of its window that it has `seen`, so many `hours` before it."""
+            heads = self.shape.heads
+            query = self.query(self.before(tokens)).unflatten(-1, (heads, -1))
+            keys, values = keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1))
+            logits = torch.einsum("bqhd,bkhd->bhqk", query, keys).float() / math.sqrt(query.shape[-1])
+            logits = logits - F.softplus(self.fade)[:, None, None] * torch.log1p(hours)[:, None]
+            weight = logits.masked_fill(~seen[:, None], -math.inf).softmax(-1)
+            state = tokens + self.out(torch.einsum("bhqk,bkhd->bqhd", weight.to(values.dtype), values).flatten(-2))
+            for block in self.blocks:
+                state = state + block(state)
+            return self.head(state).squeeze(-1).float()
+
+    return Network
 
 
 def edges_of(rows: Rows, bins: int) -> list[np.ndarray]:
@@ -190,6 +197,8 @@ class Histories:
 
 def machine() -> dict[str, str | int]:
     """What the arithmetic of a training that begins here will depend on."""
+    import torch
+
     ranks = Ranks.here()
     device = _device(ranks)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -198,6 +207,8 @@ def machine() -> dict[str, str | int]:
 
 def _device(ranks: Ranks) -> torch.device:
     # Read when cuBLAS starts: with its default workspace two runs may add up in different orders.
+    import torch
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device("cuda", ranks.local) if torch.cuda.is_available() else torch.device("cpu")
 
@@ -211,6 +222,9 @@ class Training:
         Raises:
             CheckpointError: it began on another kind of device, or with another number of processes.
         """
+        import torch
+        from torch import nn
+
         self._ranks, self._recipe, self._features, self._step = Ranks.here(), recipe, tuple(features), 0
         here = machine()
         if other := sorted(name for name in ("device", "processes") if asked[name] != here[name]):
@@ -240,7 +254,7 @@ class Training:
         share = float(rows.target[rows.told].mean(dtype="float64"))
         torch.manual_seed(_seed(recipe.seed, "weights"))
         shape = Shape.of(recipe, len(features))
-        self._network = Network(shape, recipe.dropout, math.log(share / (1 - share))).to(self._device)
+        self._network = network_type()(shape, recipe.dropout, math.log(share / (1 - share))).to(self._device)
         self._wrapped: Callable[..., torch.Tensor] = self._network
         if self._ranks.size > 1:
             gpus = [self._device] if self._device.type == "cuda" else None
@@ -284,6 +298,9 @@ class Training:
 
     def _stretch(self, after_step: Callable[[int], None]) -> float:
         """The training loop."""
+        import torch
+        from torch import nn
+
         todo = min(math.ceil(self.steps / STRETCHES), self.steps - self._step)
         losses = torch.zeros(todo, device=self._device)
         rows = torch.zeros(todo, device=self._device)
@@ -305,6 +322,9 @@ class Training:
 
     def _batch(self, step: int) -> torch.Tensor:
         """Windows of a step, (windows, places): the epoch's order hangs on seed and epoch alone."""
+        import torch
+        from torch.nn import functional as F
+
         epoch, batch = divmod(step, self._batches)
         order = torch.randperm(self._count, generator=torch.Generator().manual_seed(_seed(self._recipe.seed, f"epoch {epoch}")))
         chosen = order[batch * self._recipe.batch : (batch + 1) * self._recipe.batch]
@@ -313,6 +333,9 @@ class Training:
 
     def _loss(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's part of the batch's mean log-loss, and the rows that the batch has, over all ranks."""
+        import torch
+        from torch.nn import functional as F
+
         past = self._recipe.past_rows
         told = (windows >= 0) & ~torch.isnan(self._target[windows.clamp(min=0)])
         everywhere = told[:, past:].sum().clamp(min=1)
@@ -328,6 +351,8 @@ class Training:
 
     def _sight(self, when: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How many hours before each asked row of a window each row of it was, and which of them it looks at."""
+        import torch
+
         past, rows = self._recipe.past_rows, when.shape[1]
         behind = torch.arange(past, rows, device=when.device)[:, None] - torch.arange(rows, device=when.device)
         apart = when[:, past:, None] - when[:, None, :]
@@ -336,6 +361,8 @@ class Training:
         return (apart / 3600).clamp(min=0).float(), seen | (behind == 0)
 
     def _checked(self, losses: torch.Tensor, rows: torch.Tensor) -> float:
+        import torch
+
         if self._ranks.size > 1:
             torch.distributed.all_reduce(losses)
         # Looked at once a stretch: asking after every step would have the GPU wait for the question.
@@ -350,6 +377,8 @@ class Training:
 
     def state(self) -> Sequence[Buffer]:
         """A safetensors file: weights, the optimiser's means, and each process's dice."""
+        from safetensors.torch import save as bytes_of
+
         self._tell(Order.STATE)
         tensors: dict[str, torch.Tensor] = {}
         for name, weight in self._network.named_parameters():
@@ -364,6 +393,9 @@ class Training:
         self._restore(*self._ranks.agree((step, state)))
 
     def _restore(self, step: int, state: bytes) -> None:
+        import torch
+        from safetensors.torch import load as tensors_of
+
         self._step, tensors = step, tensors_of(state)
         with torch.no_grad():
             for name, weight in self._network.named_parameters():
@@ -377,6 +409,9 @@ class Training:
         self._dice = {name.removeprefix(mine): thrown for name, thrown in tensors.items() if name.startswith(mine)}
 
     def model(self) -> bytes:
+        import torch
+        from safetensors.torch import save as bytes_of
+
         self._tell(Order.END)
         self._ranks.leave()
         edges = np.full((len(self._edges), self._recipe.bins + 1), np.nan)
@@ -398,11 +433,15 @@ def rate(step: int, steps: int, warm_up: float) -> float:
 
 def dice(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of the generators that dropout throws with."""
+    import torch
+
     return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def throw(thrown: Mapping[str, torch.Tensor], device: torch.device) -> None:
     """Go on with these dice, not with those that somebody else of this process threw."""
+    import torch
+
     torch.set_rng_state(thrown["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(thrown["cuda"], device)
@@ -425,10 +464,10 @@ class Reader:
     """The finished model (`train.models`), on the CPU, in 32-bit numbers."""
 
     def __init__(
-        self, network: Network, features: Sequence[str], edges: Sequence[np.ndarray], typical: torch.Tensor, columns: Sequence[str]
+        self, network: nn.Module, features: Sequence[str], edges: Sequence[np.ndarray], typical: torch.Tensor, columns: Sequence[str]
     ) -> None:
         """`columns`: key, entity and event time of the rows that it will be given; `typical`: places of a row of medians."""
-        self._network, self._edges, self._typical = network.eval(), edges, typical
+        self._network, self._edges, self._typical = network.eval().requires_grad_(False), edges, typical
         self.features = tuple(features)
         self._key, self._entity, self._event_time = columns
 
@@ -439,11 +478,13 @@ class Reader:
         Raises:
             TrainingFailedError: these bytes are no model.
         """
+        from safetensors.torch import load as tensors_of
+
         try:
             told = json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"][HEAD])
             tensors = tensors_of(content)
             edges, typical = tensors.pop("edges").numpy(), tensors.pop("typical")
-            network = Network(Shape(**told["shape"]))
+            network = network_type()(Shape(**told["shape"]))
             network.load_state_dict(tensors)
             columns = [described[name] for name in ("key", "entity", "event_time")]
         except Exception as error:
@@ -460,7 +501,6 @@ class Reader:
     def rounding(self) -> float:
         return 1e-5
 
-    @torch.inference_mode()
     def score(self, rows: pa.Table | pa.RecordBatch, asked: np.ndarray | None = None, *, threads: int = 1) -> np.ndarray:
         scores = np.empty(rows.num_rows)
         for block in self._blocks(rows, asked, threads):
@@ -468,9 +508,10 @@ class Reader:
             scores[block.rows] = logits[:, 0].double().sigmoid().numpy()
         return scores if asked is None else scores[asked]
 
-    @torch.inference_mode()
     def reasons(self, rows: pa.Table | pa.RecordBatch, k: int, asked: np.ndarray | None = None, *, threads: int = 1) -> np.ndarray:
         """A feature's push is what the log-odds lose when it takes its median in this row, the rows before it staying as they were."""
+        import torch
+
         pushes = np.empty((rows.num_rows, len(self.features)))
         for block in self._blocks(rows, asked, threads):
             whole = self._network.judge(block.tokens[:, None], block.keys, block.values, block.hours, block.seen)
@@ -485,6 +526,8 @@ class Reader:
 
     def _blocks(self, rows: pa.Table | pa.RecordBatch, asked: np.ndarray | None, threads: int) -> Iterator[_Block]:
         """The rows that are asked for, with what they look at; neighbours of one entity together, for they look at the same rows."""
+        import torch
+
         torch.set_num_threads(threads)
         matrix = trees.matrix(rows, self.features)
         key, entity = (rows.column(name).to_numpy() for name in (self._key, self._entity))

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.torch
 import torch
+from safetensors.torch import load as tensors_of
 
 from include.nightshift.errors import CheckpointError, TrainingFailedError
 from include.nightshift.promote import metrics
@@ -143,7 +145,7 @@ def test_edges_lie_where_rows_and_where_frauds_lie_and_a_value_has_its_place_amo
 
 
 def test_a_token_is_piecewise_linear_in_a_feature_with_a_place_of_its_own_for_missing() -> None:
-    network = sequence.Network(sequence.Shape(1, 4, 8, 2, 0, 4, 30))
+    network = sequence.network_type()(sequence.Shape(1, 4, 8, 2, 0, 4, 30))
     weight = network.token.weight
     at = network.encode(torch.tensor([[0.0], [1.0], [2.5], [4.0], [math.nan]])) - network.token.bias
     wanted = [torch.zeros(8), weight[:, 0], weight[:, 0] + weight[:, 1] + weight[:, 2] / 2, weight[:, :4].sum(1), weight[:, 4]]
@@ -183,8 +185,7 @@ def test_a_learner_that_drops_its_dice_fails_that_comparison(rows: Rows, content
 def test_a_learner_that_drops_half_of_its_optimiser_fails_it_too(
     rows: Rows, content: bytes, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensors_of = sequence.tensors_of
-    monkeypatch.setattr(sequence, "tensors_of", lambda state: {n: t * (not n.startswith(lost)) for n, t in tensors_of(state).items()})
+    monkeypatch.setattr(safetensors.torch, "load", lambda state: {n: t * (not n.startswith(lost)) for n, t in tensors_of(state).items()})
     assert train(rows, resume_at=(7,)) != content
 
 
@@ -294,7 +295,7 @@ def sha(folder: Path) -> str:
 
 def test_scores_are_what_the_training_network_says_of_windows(rows: Rows, content: bytes, model: models.Model) -> None:
     learning = Training(rows, NAMES, RECIPE, HERE)
-    learning._network.load_state_dict({name: t for name, t in sequence.tensors_of(content).items() if name not in ("edges", "typical")})
+    learning._network.load_state_dict({name: t for name, t in tensors_of(content).items() if name not in ("edges", "typical")})
     learning._network.eval()
     history = Histories.of(rows.entity, rows.seconds, np.arange(len(rows)))
     wanted = np.full(len(rows), np.nan)
