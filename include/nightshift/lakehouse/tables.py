@@ -285,12 +285,16 @@ TRAINING_ATTEMPTS = Table(
         _USE_CASE,
         TableColumn("pool", "string", "Where machines come from."),
         TableColumn("machine", "string", "The machine (a process on the local pool)."),
+        TableColumn("kind", "string", "Its type."),
         TableColumn("zone", "string", "Its zone."),
+        TableColumn("on_demand", "boolean", "Whether it was paid at the on-demand price, and could not be taken away."),
         TableColumn("started_at", "timestamp", "When it started."),
         TableColumn("ended_at", "timestamp", "When it ended."),
-        TableColumn("outcome", "string", "finished, preempted or failed."),
+        TableColumn("outcome", "string", "finished, preempted, cancelled, out_of_memory or failed."),
+        TableColumn("seconds", "double", "From start to end."),
         TableColumn("lost_seconds", "double", "Work since the last complete checkpoint, lost with the machine."),
         TableColumn("cost", "double", "Price of the machine's time, in the pool's currency."),
+        TableColumn("on_demand_cost", "double", "What the same time costs on demand."),
     ),
 )
 GATE_REPORTS = Table(

@@ -33,7 +33,7 @@ LEDGER = "attempts.jsonl"
 
 _LAST_LINES = 20
 
-Outcome = Literal["finished", "preempted", "failed"]
+Outcome = Literal["finished", "preempted", "cancelled", "out_of_memory", "failed"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,23 @@ class Attempt:
     """Counts from 1 within the run."""
     pool: str
     machine: str
+    kind: str
+    """The machine's type."""
     zone: str
+    on_demand: bool
+    """False: a spot machine, which its owner may take away."""
     started_at: datetime
     ended_at: datetime
     outcome: Outcome
-    """`preempted` also where the caller was stopped and took the machine down with it; `failed` is the program's own fault."""
+    """`cancelled`: the caller was stopped and took the machine down with it; `failed` is the program's own fault."""
+    seconds: float
+    """From start to end, all of it paid."""
     lost_seconds: float
     """Work that has to be done again: from the last complete checkpoint (or the start) to the end; 0 when finished."""
     cost: float
-    """Seconds times the pool's price."""
+    """Seconds times the price that was paid."""
+    on_demand_cost: float
+    """What the same seconds cost on demand."""
 
 
 def train_on(
@@ -144,12 +152,16 @@ def _attempt(
                 attempt=number,
                 pool=pool.name,
                 machine=machine.name,
+                kind="process",
                 zone=machine.zone,
+                on_demand=False,
                 started_at=started_at,
                 ended_at=ended_at,
                 outcome=outcome,
+                seconds=(ended_at - started_at).total_seconds(),
                 lost_seconds=0.0 if outcome == "finished" else _lost_seconds(run_folder, started_at, ended_at),
                 cost=(ended_at - started_at).total_seconds() * pool.price_per_hour / 3600,
+                on_demand_cost=(ended_at - started_at).total_seconds() * pool.price_per_hour / 3600,
             )
             _append(run_folder / LEDGER, attempt)
     return attempt, status, _last_words(run_folder / LOG, log_starts)
