@@ -1,26 +1,27 @@
 """Train a challenger on spot, judge it, have it approved and promote it.
 
 **Fires** on the asset `ops.retrain_requests`, over REST, or by hand. **Params**: `as_of`, the last night that is known
-(`last`: the newest that both feeds have brought); `preemptions`, machines to take away on purpose, for a rehearsal.
+(`last`: the newest that both feeds have brought); `hours` and `max_cost`, what the training may take, in time and money;
+`preemptions`, machines to take away on purpose, for a rehearsal.
 **Reads** features and matured verdicts at pinned versions. **Writes** `<home>/runs/<run id>`, the MLflow run and model
 version, `ops.training_attempts`, `ops.gate_reports`, `ops.approvals`, `ops.champion_history`, the alias `champion`.
 
-**Waits** at `approve` for a human (Required Actions); no worker slot is held. **When it fails.** *train*: the program's own
-fault, its last lines are in the message; a machine taken away is no failure. *gate* skipped: refused, with the reasons in
+**Waits** at `train` for machines and at `approve` for a human (Required Actions); no worker slot is held. **When it fails.**
+*train*: the program's own fault, its last lines are in the message, or *SpotTermsError*: time or money is spent, trigger again
+with more; a machine taken away is no failure. *gate* skipped: refused, with the reasons in
 the log, in MLflow and in `ops.gate_reports`. *NotMaturedError*: too early; wait, or bring older nights by `backfill`.
 **Rerun?** Safe: the same inputs are the same run, which resumes from its checkpoints; promoting twice changes nothing.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable
 from nightshift_airflow import assets
-from nightshift_airflow.defaults import night_dag
+from nightshift_airflow.defaults import TRAINING_POOL, night_dag
 from nightshift_airflow.operators.promote import APPROVE, REJECT, CloseOperator, GateOperator, PromoteOperator
-from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator, SpotTrainingOperator
+from nightshift_airflow.operators.spot import SpotTrainingOperator, SweepOperator
+from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator
 
 from include.nightshift import settings, usecase
 from include.nightshift.usecase import UseCase
@@ -43,6 +44,8 @@ def params(local_preemptions: int) -> dict[str, Param]:
     night = r"^(last|\d{4}-\d{2}-\d{2})$"
     return {
         "as_of": Param(LAST_WHOLE_NIGHT, type="string", pattern=night, description="Last night that is known, or last."),
+        "hours": Param(12, type="number", exclusiveMinimum=0, maximum=720, description="Deadline of the training, from the run's start."),
+        "max_cost": Param(None, type=["number", "null"], exclusiveMinimum=0, description="What the training may cost; empty: no limit."),
         "preemptions": Param(local_preemptions, type="integer", minimum=0, maximum=5, description="Machines to take away on purpose."),
     }
 
@@ -58,14 +61,18 @@ def train(use_case: UseCase, local_preemptions: int) -> None:
         spot = SpotTrainingOperator(
             task_id="train",
             run_folder="{{ ti.xcom_pull(task_ids='pin') }}",
+            hours="{{ params.hours }}",
+            max_cost="{{ params.max_cost }}",
             preemptions="{{ params.preemptions }}",
-            execution_timeout=timedelta(hours=12),
+            pool=TRAINING_POOL,
         )
+        sweep = SweepOperator(task_id="sweep", run_folder="{{ ti.xcom_pull(task_ids='pin') }}")
         gate = GateOperator(task_id="gate", train_task_id="train", **on_night)
         # Three retries, because Airflow 3.3.2 may fail an answer that comes within a second of the question.
         approve = HITLOperator(task_id="approve", subject=SUBJECT, body=BODY, options=[APPROVE, REJECT], retries=3, execution_timeout=None)
         promote = PromoteOperator(task_id="promote", gate_task_id="gate", approve_task_id="approve", **on_night)
         close = CloseOperator(task_id="close", claim_task_id="claim", gate_task_id="gate", promote_task_id="promote", **on_night)
+        spot >> sweep.as_teardown()
         claim >> pin >> spot >> gate >> approve >> promote >> close.as_teardown(setups=claim)
 
 

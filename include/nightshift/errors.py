@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,8 +67,21 @@ class TrainingStalledError(NightshiftError):
     """A trainer that did no step for so long that it was ended; the same command resumes."""
 
 
-class PreemptedTooOftenError(NightshiftError):
-    """A run lost its machine more often than its budget allows."""
+class NoCapacityError(NightshiftError):
+    """No place of a pool has a machine now. Weather: ask again, or elsewhere."""
+
+    def __init__(self, message: str, refused: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.refused = dict(refused)
+        """The places that were asked, each with what it answered."""
+
+
+class PoolError(NightshiftError):
+    """A pool of machines does not answer, or refuses for a reason that waiting does not mend; nothing was started."""
+
+
+class SpotTermsError(NightshiftError):
+    """A run may not go on: its time or its money is spent. Its checkpoints stand, and with other terms it goes on from there."""
 
 
 class RegistryError(NightshiftError):

@@ -11,6 +11,8 @@ from include.nightshift import settings
 from include.nightshift.usecase import UseCase
 
 NIGHT = r"^\d{4}-\d{2}-\d{2}$"
+TRAINING_POOL = "training"
+"""Airflow's pool that counts trainings, also while they are deferred."""
 LONG_AGO = datetime(2018, 1, 1, tzinfo=UTC)
 
 

@@ -18,6 +18,16 @@ class MlflowRunLink(BaseOperatorLink):
         return XCom.get_value(ti_key=ti_key, key="mlflow_run_url") or ""
 
 
+class MachineLink(BaseOperatorLink):
+    """From a training task to the first machine that it got, where the pool has a page about it."""
+
+    name = "Machine"
+
+    def get_link(self, operator, *, ti_key):  # type: ignore[no-untyped-def]
+        """The machine's page, empty where there is none."""
+        return XCom.get_value(ti_key=ti_key, key="machine_url") or ""
+
+
 class DbtResultsLink(BaseOperatorLink):
     """From a task that builds features to what each model and test of dbt did."""
 

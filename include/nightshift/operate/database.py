@@ -15,7 +15,7 @@ from pathlib import Path
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.operate.environment import environment
-from include.nightshift.settings import Settings
+from include.nightshift.settings import ROOT, Settings
 
 
 def is_current(settings: Settings) -> bool:
@@ -35,7 +35,8 @@ def migrate(settings: Settings) -> None:
         subprocess.CalledProcessError: Airflow could not; it has printed why.
     """
     _stamp(settings).unlink(missing_ok=True)
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment(settings), check=True)
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}"}
+    subprocess.run([sys.executable, "-m", "nightshift_airflow.migrate"], env=environment(settings) | path, check=True)
     # Last, so that a killed `up` does not leave a lie.
     _stamp(settings).write_text(_state(settings))
 

@@ -1,204 +1,186 @@
-"""Pools: where a training command gets its machine. One interface; here, processes of this computer.
+"""Pools: where a training run gets its machines. One interface, a module for each kind: `local`, `ec2`.
 
-`LocalPool` preempts for real, with the notice, the SIGTERM and the SIGKILL that a cloud would send, at points of the run's
-progress that the caller chooses: tests and the demo see the same interruption every time, however fast the machine is.
+A pool starts machines, finds them again, looks at them and ends them; it decides nothing. A machine is known by run and attempt
+alone, so whoever comes later, in whichever process, finds the same one. Every machine runs the same program (`agent`), which ends
+with the attempt. A managed service fits where it can take an order, be found by a tag and say what became of it.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Protocol
-
-from include.nightshift.errors import ConfigurationError
-from include.nightshift.settings import ROOT
-from include.nightshift.train import checkpoint, interruption
-from include.nightshift.train.run import CHECKPOINTS
-
-log = logging.getLogger(__name__)
+from typing import Any, Protocol
 
 LOG = "log.txt"
-"""What the program prints, all attempts one after another, relative to the run folder."""
+"""What the programs print, all attempts one after another, relative to the run folder."""
 
-_WATCH_SECONDS = 0.01
-_STOP_SECONDS = 5.0
-_EMPTY_SECONDS = 1.0
+MACHINES = "machines"
+"""What each machine says of itself, relative to the run folder: `<attempt>.json`, a `Word`."""
 
 
-class Machine(Protocol):
-    """A machine at work on one attempt."""
+def place(zone: str, kind: str) -> str:
+    """Where spot machines are had or refused together: a type in a zone has its own price and its own droughts."""
+    return f"{zone}/{kind}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A machine that is wanted for an attempt."""
+
+    run_id: str
+    run_folder: Path
+    attempt: int
+    """From 1. The same order again gives the same machine."""
+    places: tuple[str, ...]
+    """Spot places to take it from, the preferred one first; empty where it is to be on demand."""
+    until: datetime
+    """The machine ends itself by then, whoever has forgotten it."""
+    at_risk_seconds: float
+    """Work that losing it may cost; 0 saves as often as the recipe can."""
+    max_price: float | None = None
+    """Pay no more an hour."""
+    larger: bool = False
+    """An attempt ran out of memory: take the larger type."""
 
     @property
-    def name(self) -> str: ...
+    def on_demand(self) -> bool:
+        return not self.places
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine of ours: what its pool knew when it was started."""
+
+    name: str
+    run_id: str
+    attempt: int
+    zone: str
+    kind: str
+    """Its type."""
+    on_demand: bool
+    price_per_hour: float
+    """What it costs."""
+    on_demand_per_hour: float
+    """What it would cost on demand."""
+    started_at: datetime
+    refused: tuple[str, ...] = ()
+    """Places that had none when it was asked for."""
 
     @property
-    def zone(self) -> str: ...
+    def place(self) -> str:
+        return place(self.zone, self.kind)
 
-    @property
-    def preempted(self) -> bool:
-        """Whether the pool took the machine away, or gave notice that it would."""
+    def told(self) -> dict[str, Any]:
+        """As JSON takes it; `of` reads it."""
+        return asdict(self) | {"started_at": self.started_at.isoformat()}
 
-    def poll(self) -> int | None:
-        """The program's exit status; None while it runs. Minus the signal's number where one killed it."""
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Machine:
+        return cls(**{**told, "started_at": datetime.fromisoformat(told["started_at"]), "refused": tuple(told["refused"])})
 
-    def stop(self) -> None:
-        """End the machine and all that runs on it, now; returns when nothing is left. Harmless when it has ended."""
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """What a machine says of its attempt: once when it begins, and once more when it has ended well enough to speak."""
+
+    attempt: int
+    began_at: datetime
+    ended_at: datetime | None = None
+    status: int | None = None
+    """The program's exit status, minus the signal's number where one killed it; None while it runs."""
+    taken: bool = False
+    """Its owner has said that it takes the machine away."""
+    last_lines: str = ""
+    """The end of what the attempt printed."""
+
+    def told(self) -> dict[str, Any]:
+        return asdict(self) | {"began_at": self.began_at.isoformat(), "ended_at": self.ended_at and self.ended_at.isoformat()}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Word:
+        ended_at = told["ended_at"] and datetime.fromisoformat(told["ended_at"])
+        return cls(**{**told, "began_at": datetime.fromisoformat(told["began_at"]), "ended_at": ended_at})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """How a machine stands."""
+
+    alive: bool
+    """Also while it starts or is being shut down."""
+    taken: bool = False
+    """The pool knows that it was taken away, or will be; False where it does not know."""
+    ended_at: datetime | None = None
+    """When it ended, where the pool can tell better than the machine's own word."""
+    word: Word | None = None
+    """None: it never began, or its words have not come through."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """What an hour costs now, in the currency of the bills."""
+
+    spot: Mapping[str, float]
+    """By place."""
+    on_demand: float
+    """Of the type that an on-demand order gets."""
 
 
 class Pool(Protocol):
-    """Somewhere to get machines."""
+    """Somewhere to get machines. Every method may be called by another process than the one before, and is safe to repeat."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def price_per_hour(self) -> float:
-        """What a machine costs, in the currency of the bills."""
+    def changeover_seconds(self) -> float:
+        """From an order until the machine trains, usually."""
 
-    def start(self, command: Sequence[str], run_folder: Path, attempt: int) -> Machine:
-        """Start the command on a fresh machine that sees the run folder, under its own path; a notice of an earlier machine is withdrawn.
+    @property
+    def tick_seconds(self) -> float:
+        """How often it is worth asking for a machine while there is none."""
 
-        What it prints is appended to `<run_folder>/log.txt`. `attempt` counts from 1.
-        """
+    @property
+    def has_larger(self) -> bool:
+        """Whether an order for a larger type means anything here."""
 
-
-class LocalPool:
-    """Processes of this computer, each in a process group of its own."""
-
-    name = "local"
-    price_per_hour = 0.0
-
-    def __init__(self, interruptions: Sequence[int] = (), grace_seconds: float = 5.0, *, notice: bool = True) -> None:
-        """Plan the interruptions.
-
-        Args:
-            interruptions: attempt k is preempted as soon as it has completed `interruptions[k - 1]` checkpoints itself; 0 means at
-                once. Later attempts are left alone.
-            grace_seconds: from notice to SIGKILL; SIGTERM comes half-way, and is the deadline that the notice names.
-            notice: False kills outright with SIGKILL, as a machine that loses its power.
+    def prices(self) -> Prices:
+        """What the places cost now.
 
         Raises:
-            ConfigurationError: a negative number.
+            PoolError: the pool does not answer, or refuses.
         """
-        if min(interruptions, default=0) < 0 or grace_seconds < 0:
-            raise ConfigurationError(
-                f"local pool: interruptions {list(interruptions)} and grace_seconds {grace_seconds} must not be negative"
-            )
-        self.interruptions = tuple(interruptions)
-        self.grace_seconds = grace_seconds
-        self.notice = notice
 
-    def start(self, command: Sequence[str], run_folder: Path, attempt: int) -> LocalMachine:
-        _end_orphan(run_folder)
-        interruption.withdraw_notice(run_folder)
-        stood = max(checkpoint.complete(run_folder / CHECKPOINTS), default=0)
-        with (run_folder / LOG).open("ab") as output:
-            process = subprocess.Popen(
-                list(command),
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        machine = LocalMachine(process, run_folder)
-        if attempt <= len(self.interruptions):
-            machine.preempt_after(self.interruptions[attempt - 1], stood, self.grace_seconds if self.notice else None)
-        return machine
+    def start(self, order: Order) -> Machine:
+        """Give the run folder to a fresh machine, and have it trained there; or the machine that this very order has got already.
+
+        Raises:
+            NoCapacityError: no place has one; the error says which refused.
+            PoolError: the pool does not answer, or refuses for another reason.
+        """
+
+    def find(self, run_id: str, run_folder: Path) -> list[Machine]:
+        """The run's machines that are alive, and those that ended and are still known, oldest attempt first."""
+
+    def look(self, machine: Machine, run_folder: Path) -> Sight:
+        """How it stands, and what it last said. Cheap: called every few seconds."""
+
+    def page(self, machine: Machine) -> str:
+        """Where a person can look at it in a browser; empty where there is no such place."""
+
+    def fetch(self, run_id: str, run_folder: Path) -> None:
+        """Bring home what machines have left of the run: words, progress, log, checkpoints' manifests, and the result when it stands."""
+
+    def stop(self, machine: Machine, run_folder: Path) -> None:
+        """End it and all that runs on it; returns when it does no more work. Harmless when it has ended."""
 
 
-class LocalMachine:
-    """A process group; made by `LocalPool.start`."""
-
-    zone = "local"
-
-    def __init__(self, process: subprocess.Popen[bytes], run_folder: Path) -> None:
-        self.name = f"process-{process.pid}"
-        self.preempted = False
-        self._process = process
-        self._run_folder = run_folder
-        self._ended = threading.Event()
-
-    def poll(self) -> int | None:
-        return self._process.poll()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        # What the program started dies a moment after the signal. Bounded: where nobody reaps orphans, a group never empties.
-        until = time.monotonic() + _EMPTY_SECONDS
-        while self._signal(0) and time.monotonic() < until:
-            time.sleep(_WATCH_SECONDS)
-
-    def preempt_after(self, number: int, stood: int, grace_seconds: float | None) -> None:
-        """Take the machine away once so many checkpoints beyond step `stood` are complete; without grace, without a word."""
-        threading.Thread(target=self._preempt, args=(number, stood, grace_seconds), name=f"preempt {self.name}", daemon=True).start()
-
-    def _preempt(self, number: int, stood: int, grace_seconds: float | None) -> None:
-        own: set[int] = set()
-        while len(own) < number:
-            own.update(step for step in checkpoint.complete(self._run_folder / CHECKPOINTS) if step > stood)
-            if len(own) < number and self._gone(_WATCH_SECONDS):
-                return
-        self.preempted = True
-        if grace_seconds is not None:
-            interruption.give_notice(self._run_folder, datetime.now(UTC) + timedelta(seconds=grace_seconds / 2))
-            if self._gone(grace_seconds / 2):
-                return
-            self._signal(signal.SIGTERM)
-            if self._gone(grace_seconds / 2):
-                return
-        self._signal(signal.SIGKILL)
-
-    def _gone(self, seconds: float) -> bool:
-        """Wait, at most so long, for the program to end."""
-        until = time.monotonic() + seconds
-        while True:
-            if self._ended.is_set() or self._process.poll() is not None:
-                return True
-            if time.monotonic() >= until:
-                return False
-            time.sleep(_WATCH_SECONDS)
-
-    def _signal(self, number: int) -> bool:
-        """Signal the group, so that what the program started itself goes with it; False where nobody is left."""
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
-
-
-def _end_orphan(run_folder: Path) -> None:
-    """End a trainer whose caller was killed outright and could not stop it: the newest attempt wins, and needs the run to itself."""
-    folder = run_folder / CHECKPOINTS
-    holder = checkpoint.writer(folder)
-    if holder is None:
-        return
-    # The number may be another process's where the holder lives in another container: only a trainer of this run is ended.
-    with suppress(FileNotFoundError, ProcessLookupError):
-        if str(run_folder).encode() in Path(f"/proc/{holder}/cmdline").read_bytes().split(b"\0"):
-            log.warning("process %d still trains %s though nobody waits for it: ending it", holder, run_folder)
-            os.kill(holder, signal.SIGKILL)
-            until = time.monotonic() + _STOP_SECONDS
-            while checkpoint.writer(folder) == holder and time.monotonic() < until:
-                time.sleep(_WATCH_SECONDS)
-
-
-def training_command(run_folder: Path, at_risk_seconds: float) -> list[str]:
-    """The command that trains a run; the same on every restart."""
-    return [sys.executable, "-m", "include.nightshift.train", "--run", str(run_folder), "--at-risk-seconds", str(at_risk_seconds)]
+def agent_command(order: Order, run_folder: Path, python: str = sys.executable) -> list[str]:
+    """What a machine runs; `run_folder` is where the run lies there."""
+    return [
+        *(python, "-m", "include.nightshift.spot.agent", "--run", str(run_folder), "--attempt", str(order.attempt)),
+        *("--until", order.until.isoformat(), "--at-risk-seconds", str(order.at_risk_seconds)),
+    ]

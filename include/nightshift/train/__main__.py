@@ -124,7 +124,7 @@ def learn(
 ) -> tuple[Progress, ...]:
     """Advance to the last step, saving at the pace; returns the history of all stretches."""
     history = stands.history
-    _write_progress(folder, history)
+    _write_progress(folder, history, learning.steps)
     while learning.step < learning.steps:
         loss = learning.advance(_leave_if_time_is_short(folder, alive))
         took = pace.stretched()
@@ -133,7 +133,7 @@ def learn(
         going = interruption.seconds_left(folder) is not None
         if going or pace.due or learning.step == learning.steps:
             checkpoints.save(Checkpoint(step=learning.step, machine=stands.machine, history=history), learning.state())
-            _write_progress(folder, history)
+            _write_progress(folder, history, learning.steps)
             log.info("saved in %.3f s", pace.saved())
         alive(f"step {learning.step}")
         if going:
@@ -157,9 +157,9 @@ def _leave_if_time_is_short(folder: Path, alive: Callable[[str], None]) -> Calla
     return after_step
 
 
-def _write_progress(folder: Path, history: Sequence[Progress]) -> None:
+def _write_progress(folder: Path, history: Sequence[Progress], steps: int) -> None:
     # Whole, from the checkpoint's history: a line can then neither be torn nor speak of a stretch that was lost.
-    write_durably(folder / folders.PROGRESS, "".join(json.dumps(asdict(point)) + "\n" for point in history).encode())
+    write_durably(folder / folders.PROGRESS, "".join(json.dumps(asdict(point) | {"of": steps}) + "\n" for point in history).encode())
 
 
 def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequence[Progress], resumed_from: int, train_rows: int) -> None:
