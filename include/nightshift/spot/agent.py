@@ -33,7 +33,7 @@ from include.nightshift.train.run import CHECKPOINTS
 
 log = logging.getLogger("nightshift.agent")
 
-TURN_SECONDS = 0.1
+TURN_SECONDS = 0.02
 """How often it looks whether the trainer still runs."""
 
 LEAVE_SECONDS = 5.0
