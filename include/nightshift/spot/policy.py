@@ -34,6 +34,9 @@ as long moves the cost of the reference traces by 1 %."""
 _STEPS = 256
 """A plan looks ahead in at most so many steps; a long job's are longer than the market's own."""
 
+_EARLINESS = 0.01
+"""What is paid, as a share of the rest, to be done sooner."""
+
 # What runs, as a row of the plan's tables; from _STARTING on, a spot machine that works after 1, 2, … more steps.
 _NONE, _SOME, _SPOT, _DEMAND_NONE, _DEMAND_SOME, _STARTING = range(6)
 
@@ -167,8 +170,9 @@ class Planner:
             return Wish(tuple(order) if spot < stay else (), "keep")
         wait = _mixed(then, _SOME, _NONE, rates.comes_back)[work]
         wait_though = _mixed(then, _SOME, _NONE, 1 - rates.loss)[work]
-        # Strictly: in the table a start may be given up in its first step and so never costs more than on-demand; asked for, it has begun.
-        worth = spot < min(demand, wait_though)
+        # Strictly below on-demand: in the table a start may be given up in its first step and so never costs more; asked for, it has begun.
+        # With time to spare, waiting though there is a machine costs as much as starting, and the run would end later for nothing.
+        worth = spot < demand and spot <= wait_though * (1 + _EARLINESS)
         # All infinite: time is short even for on-demand, which then is the least late.
         return Wish(tuple(order) if worth else (), "wait" if wait < demand else "on_demand")
 

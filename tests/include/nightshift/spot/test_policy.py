@@ -166,3 +166,10 @@ class Fixed(Ours):
 def test_a_market_without_places_and_a_run_without_work_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigurationError, match="above 0"):
         make()
+
+
+@pytest.mark.parametrize(("hours", "work"), [(12, 0.02), (12, 1), (12, 6), (200, 1)])
+def test_with_time_to_spare_a_machine_that_is_to_be_had_is_taken_at_once(hours: float, work: float) -> None:
+    market = Market({"a": 0.3, "b": 0.31})
+    planner = Planner(market=market, hours=hours, work_hours=work, changeover_hours=4 / 3600, tick_hours=2 / 3600)
+    assert planner.wish(hours, work, None).places == ("a", "b")
