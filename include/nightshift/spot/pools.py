@@ -75,7 +75,7 @@ class Machine:
 
     def told(self) -> dict[str, Any]:
         """As JSON takes it; `of` reads it."""
-        return asdict(self) | {"started_at": self.started_at.isoformat()}
+        return asdict(self) | {"started_at": self.started_at.isoformat(), "refused": list(self.refused)}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Machine:
