@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS, alive: Callable[[str], None] = lambda at: None) -> None:
-    """Bring a run to its end: resume, do the stretches that are missing, publish the model, tell MLflow, write the result.
+    """Bring a run to its end: resume, do the stretches that are missing, publish the model, write the result.
 
     `alive` is told whenever something was done, and what.
 
@@ -166,7 +166,6 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     import numpy as np
 
     from include.nightshift.monitor import drift
-    from include.nightshift.train import tracking
 
     content = learning.model()
     names = {"kind": run.recipe.kind} | {name: getattr(run, name) for name in ("features", "key", "entity", "event_time", "target")}
@@ -181,15 +180,13 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     columns = {name: matrix[:, position] for position, name in enumerate(run.features)}
     write_durably(folder / folders.REFERENCE, json.dumps(drift.reference(columns | {"score": score})).encode())
 
-    digest = hashlib.sha256(content).hexdigest()
     # A row of medians: an example is kept with the model for good, and must be nobody's.
-    example = np.median(np.nan_to_num(matrix), axis=0, keepdims=True)
-    mlflow_run_id = tracking.track(run, folder, model, history, example, {"nightshift.model_sha256": digest})
+    example = np.median(np.nan_to_num(matrix), axis=0)
+    write_durably(folder / folders.EXAMPLE, json.dumps(dict(zip(run.features, example.tolist(), strict=True)), indent=1).encode())
     result = {
-        "model_sha256": digest,
+        "model_sha256": hashlib.sha256(content).hexdigest(),
         "steps": learning.steps,
         "resumed_from_step": resumed_from,
-        "mlflow_run_id": mlflow_run_id,
         "seconds": round(sum(point.seconds for point in history), 3),
         "train_rows": train_rows,
     }

@@ -35,6 +35,7 @@ PROGRESS = "progress.jsonl"
 MODEL_FOLDER = "model"
 REFERENCE = "model/reference.json"
 FEATURES = "model/features.json"
+EXAMPLE = "model/example.json"
 RESULT = "result.json"
 """Names in a run folder, relative to it."""
 

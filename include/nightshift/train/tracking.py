@@ -1,26 +1,24 @@
-"""Tracking: the finished model told to MLflow, once, however often the program is restarted.
+"""Tracking: a finished run told to MLflow, once, by whoever had it trained.
 
-MLflow is imported here and only now: it costs seconds, and an attempt that will be preempted should not pay them.
+All it tells lies in the run folder: a training machine needs no way to MLflow, and is not paid for telling.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.nightshift.errors import TrainingFailedError
+from include.nightshift.train import models
 from include.nightshift.train import run as folders
-from include.nightshift.train.checkpoint import Progress
 from include.nightshift.train.run import TrainingRun
 from include.nightshift.train.trees import Boosted
 
 if TYPE_CHECKING:
-    import numpy as np
     import xgboost as xgb
-
-    from include.nightshift.train.models import Model
 
 RUN_TAG = "nightshift.run_id"
 """The tag by which a restart finds the run that an earlier attempt began."""
@@ -35,26 +33,28 @@ _QUIET = {
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""A training machine has no git and needs no probing; what is worth knowing, run.json says."""
+"""Where this runs needs no probing; what is worth knowing, run.json says."""
 
 
-def track(run: TrainingRun, folder: Path, model: Model, history: Sequence[Progress], sample: np.ndarray, tags: dict[str, str]) -> str:
-    """Log parameters, loss by round, model and files; returns the MLflow run id. A run that is logged already is left as it is.
-
-    `sample`: a row like those of the matrix, kept with the model as its input example.
+def track(folder: Path) -> str:
+    """Log parameters, loss by step, model and files of a finished run; returns the MLflow run id. One that is logged is left as it is.
 
     Raises:
-        mlflow.exceptions.MlflowException: the tracking server refuses or cannot be reached; the same command tries again.
+        TrainingFailedError: the run is not finished, or its model is not the one that its result names.
+        mlflow.exceptions.MlflowException: the tracking server refuses or cannot be reached; the same call tries again.
     """
     os.environ.update(_QUIET)
     import mlflow
 
+    run, result = TrainingRun.load(folder), folders.finished(folder)
+    if result is None:
+        raise TrainingFailedError(f"{folder} has no result that matches its model: train it to its end, then track it")
     mlflow.set_tracking_uri(run.mlflow_url)
     # Named too: else MLflow asks a Spark session that this process may have whether it knows one.
     mlflow.set_registry_uri(run.mlflow_url)
     client = mlflow.MlflowClient()
     mlflow_run = _run(client, run)
-    run_id = mlflow_run.info.run_id
+    run_id = str(mlflow_run.info.run_id)
     if mlflow_run.info.status == "FINISHED":
         return run_id
     from mlflow.entities import Metric, Param, RunTag
@@ -62,15 +62,17 @@ def track(run: TrainingRun, folder: Path, model: Model, history: Sequence[Progre
     params = [Param(name, str(value)) for name, value in _parameters(run).items()]
     # Time stamps of the history, not of now: logging the same point twice then changes nothing.
     metrics = [
-        Metric(name, value, int(datetime.fromisoformat(point.at).timestamp() * 1000), point.step)
-        for point in history
-        for name, value in (("train_logloss", point.loss), ("stretch_seconds", point.seconds))
+        Metric(name, point[column], int(datetime.fromisoformat(point["at"]).timestamp() * 1000), point["step"])
+        for point in map(json.loads, (folder / folders.PROGRESS).read_text().splitlines())
+        for name, column in (("train_logloss", "loss"), ("stretch_seconds", "seconds"))
     ]
-    client.log_batch(run_id, metrics=metrics, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
+    tags = [RunTag("nightshift.model_sha256", result["model_sha256"])]
+    client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
     client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)
+    model = models.load(folder / folders.MODEL_FOLDER)
     with mlflow.start_run(run_id=run_id):  # closing it marks it FINISHED
         if isinstance(model, Boosted):  # MLflow has a form of its own for these; any other kind is its files
-            _log_model(run, model.booster, sample)
+            _log_model(run, model.booster, json.loads((folder / folders.EXAMPLE).read_text()))
     return run_id
 
 
@@ -108,14 +110,14 @@ def _parameters(run: TrainingRun) -> dict[str, Any]:
     return {"recipe": recipe.pop("name"), **recipe, **nights, **versions, "features": ",".join(run.features)}
 
 
-def _log_model(run: TrainingRun, booster: xgb.Booster, sample: np.ndarray) -> None:
+def _log_model(run: TrainingRun, booster: xgb.Booster, sample: dict[str, float]) -> None:
     import mlflow.xgboost
     import numpy
     import pandas as pd
     import xgboost
     from mlflow.types import ColSpec, DataType, Schema
 
-    example = pd.DataFrame(sample.astype("float64"), columns=list(run.features))
+    example = pd.DataFrame([sample], columns=list(run.features), dtype="float64")
     signature = mlflow.models.ModelSignature(
         inputs=Schema([ColSpec(DataType.double, name) for name in run.features]),
         outputs=Schema([ColSpec(DataType.float)]),

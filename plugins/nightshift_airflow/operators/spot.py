@@ -139,6 +139,7 @@ class SpotTrainingOperator(BaseOperator):
 
     def _finish(self, context: Context, folder: Path) -> Any:
         from include.nightshift.promote import registry
+        from include.nightshift.train import tracking
         from include.nightshift.train.run import TrainingRun, finished
 
         tried = self._record(folder)
@@ -146,9 +147,10 @@ class SpotTrainingOperator(BaseOperator):
         if result is None:
             raise AirflowFailException(f"{folder}: the run ended well but its result is gone; clear this task to train again")
         use_case = usecase.load(run.use_case, installed)
-        version = registry.register(installed, use_case, run.run_id, result["mlflow_run_id"], result["model_sha256"])
+        mlflow_run_id = tracking.track(folder)
+        version = registry.register(installed, use_case, run.run_id, mlflow_run_id, result["model_sha256"])
         experiment = registry.client(installed).get_experiment_by_name(run.experiment).experiment_id
-        url = f"{installed.mlflow_url}/#/experiments/{experiment}/runs/{result['mlflow_run_id']}"
+        url = f"{installed.mlflow_url}/#/experiments/{experiment}/runs/{mlflow_run_id}"
         context["ti"].xcom_push(key="mlflow_run_url", value=url)
         return {
             "run_folder": str(folder),

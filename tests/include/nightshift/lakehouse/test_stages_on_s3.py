@@ -120,7 +120,7 @@ def walk(settings: Settings, answer: Path) -> None:
     from include.nightshift.promote import judge, registry
     from include.nightshift.score import alerts, scores
     from include.nightshift.train import __main__ as trainer
-    from include.nightshift.train import pin, tracking
+    from include.nightshift.train import pin
     from include.nightshift.train.run import TrainingRun
     from include.nightshift.usecase import load
 
@@ -130,7 +130,6 @@ def walk(settings: Settings, answer: Path) -> None:
         def __getattr__(self, name: str) -> Callable[..., None]:
             return lambda *told: None
 
-    tracking.track = lambda *told: "no-mlflow"  # type: ignore[assignment]
     registry.client = lambda settings: Models()  # type: ignore[assignment, return-value]
 
     use_case = load("card_fraud", settings)

@@ -96,11 +96,10 @@ def program(tmp_path: Path) -> Callable[..., list[str]]:
 
 _PROGRAM = """
 import os, sys, time
-from include.nightshift.train import interruption, tracking, trees
+from include.nightshift.train import interruption, trees
 from include.nightshift.train.__main__ import main
 
 os.cpu_count = lambda: 1
-tracking.track = lambda *arguments: "no-mlflow"
 boost = trees.boost
 
 def unhurried(*arguments):

@@ -101,9 +101,7 @@ def test_what_is_no_model_is_refused_with_advice() -> None:
 def test_the_command_trains_it_and_resumes_it(make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from include.nightshift.train import __main__ as trainer
     from include.nightshift.train import run as folders
-    from include.nightshift.train import tracking
 
-    monkeypatch.setattr(tracking, "track", lambda *rest: "no-mlflow")
     quiet, killed = (make_run(name, recipe=RECIPE) for name in ("quiet", "killed"))
     assert trainer.main(["--run", str(quiet)]) == 0
     with monkeypatch.context() as patch:

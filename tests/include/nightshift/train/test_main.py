@@ -15,19 +15,16 @@ import pytest
 
 from include.nightshift.monitor import drift
 from include.nightshift.train import __main__ as trainer
-from include.nightshift.train import interruption, tracking, trees
+from include.nightshift.train import interruption, trees
 from include.nightshift.train.checkpoint import complete, sole_writer
 from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import TrainingRun, read_rows
 
 
 @pytest.fixture(autouse=True)
-def tracked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    folders: list[Path] = []
-    # Threads that wait for each other's few microseconds of work are slower than one.
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other's few microseconds of work are slower than one."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(tracking, "track", lambda run, folder, *rest: (folders.append(folder), "mlflow-1")[1])
-    return folders
 
 
 def train(folder: Path) -> int:
@@ -58,7 +55,7 @@ def interrupted(folder: Path, chunks: int) -> Path:
     return folder
 
 
-def test_a_run_leaves_model_reference_features_progress_and_result(make_run: Callable[..., Path], tracked: list[Path]) -> None:
+def test_a_run_leaves_model_reference_features_progress_and_result(make_run: Callable[..., Path]) -> None:
     folder = make_run()
     assert train(folder) == 0
     result = json.loads((folder / "result.json").read_text())
@@ -66,7 +63,6 @@ def test_a_run_leaves_model_reference_features_progress_and_result(make_run: Cal
         "model_sha256": hashlib.sha256(model(folder)).hexdigest(),
         "steps": 24,
         "resumed_from_step": 0,
-        "mlflow_run_id": "mlflow-1",
         "seconds": result["seconds"],
         "train_rows": 3000,
     }
@@ -75,7 +71,8 @@ def test_a_run_leaves_model_reference_features_progress_and_result(make_run: Cal
     losses = [line["loss"] for line in progress]
     assert losses == sorted(losses, reverse=True)
     assert json.loads((folder / "model/features.json").read_text())["features"] == list(TrainingRun.load(folder).features)
-    assert tracked == [folder]
+    example = json.loads((folder / "model/example.json").read_text())
+    assert list(example) == list(TrainingRun.load(folder).features)
 
 
 def test_the_reference_is_of_the_held_out_rows_and_their_scores(make_run: Callable[..., Path]) -> None:
@@ -97,13 +94,12 @@ def test_without_held_out_rows_the_reference_is_of_the_training_rows(make_run: C
     assert json.loads((folder / "model/reference.json").read_text())["score"]["n"] == 3000
 
 
-def test_a_finished_run_is_left_as_it_is(make_run: Callable[..., Path], tracked: list[Path]) -> None:
+def test_a_finished_run_is_left_as_it_is(make_run: Callable[..., Path]) -> None:
     folder = make_run()
     assert train(folder) == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
     assert train(folder) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(tracked) == 1
 
 
 def test_a_finished_run_whose_model_was_damaged_is_made_whole_from_its_checkpoint(make_run: Callable[..., Path]) -> None:

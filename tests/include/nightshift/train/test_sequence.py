@@ -264,10 +264,9 @@ def together(folder: Path, tmp_path: Path, *, mortal: bool = False) -> int:
 _RANKED = """
 import os, sys
 from include.nightshift import durable
-from include.nightshift.train import sequence, tracking
+from include.nightshift.train import sequence
 from include.nightshift.train.__main__ import main
 
-tracking.track = lambda *arguments: "no-mlflow"
 done, stretch, placed = [], sequence.Training._stretch, durable.placed
 
 def mortal(self, after_step):

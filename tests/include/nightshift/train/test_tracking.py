@@ -1,6 +1,8 @@
 """What MLflow is told: everything once, and a model that scores as its file does."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -8,14 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from include.nightshift.train import tracking, trees
-from include.nightshift.train.checkpoint import Progress
+from include.nightshift.errors import TrainingFailedError
+from include.nightshift.train import __main__ as trainer
+from include.nightshift.train import models, tracking, trees
 from include.nightshift.train.run import TrainingRun, read_rows
-
-HISTORY = (
-    Progress(4, 0.5, 0.30, "2026-11-20T00:00:00+00:00"),
-    Progress(8, 0.4, 0.25, "2026-11-20T00:00:01+00:00"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -28,38 +26,28 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def trained(make_run: Callable[..., Path], store: str) -> tuple[TrainingRun, Path, bytes, np.ndarray]:
+def trained(make_run: Callable[..., Path], store: str) -> Path:
+    """A run that its trainer has finished."""
     folder = make_run(mlflow_url=store)
-    run = TrainingRun.load(folder)
-    rows = read_rows(folder / "data/train", run)
-    model, _, _ = trees.boost(None, trees.quantise(rows, run.features, run.recipe, 2), run.recipe, 0, 2)
-    (folder / "model").mkdir()
-    for name, content in (("model.ubj", model), ("features.json", b"[]"), ("reference.json", b"{}")):
-        (folder / "model" / name).write_bytes(content)
-    return run, folder, model, rows.matrix
+    assert trainer.main(["--run", str(folder)]) == 0
+    return folder
 
 
-def track(trained: tuple[TrainingRun, Path, bytes, np.ndarray]) -> str:
-    run, folder, model, matrix = trained
-    return tracking.track(run, folder, trees.Boosted.loads(model), HISTORY, matrix[:5], {"nightshift.model_sha256": "s"})
-
-
-def test_one_run_holds_parameters_losses_tags_files_and_model(
-    trained: tuple[TrainingRun, Path, bytes, np.ndarray], store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, _, model, matrix = trained
+def test_one_run_holds_parameters_losses_tags_files_and_model(trained: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = TrainingRun.load(trained)
+    model, matrix = (trained / "model/model.ubj").read_bytes(), read_rows(trained / "data/holdout", run).matrix
     client = mlflow.MlflowClient(store, store)
 
-    # The machine dies with everything but the model told.
+    # The worker dies with everything but the model told.
     def die(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking, "_log_model", die)
         with pytest.raises(KeyboardInterrupt):
-            track(trained)
-    run_id = track(trained)
-    assert track(trained) == run_id
+            tracking.track(trained)
+    run_id = tracking.track(trained)
+    assert tracking.track(trained) == run_id
     assert [found.info.run_id for found in client.search_runs([client.get_experiment_by_name("card_fraud").experiment_id])] == [run_id]
 
     told = client.get_run(run_id)
@@ -70,11 +58,13 @@ def test_one_run_holds_parameters_losses_tags_files_and_model(
     assert told.data.params["version.gold.card_fraud_features"] == "12"
     assert told.data.tags["nightshift.run_id"] == run.run_id
     assert told.data.tags["nightshift.data_digest"] == "d1"
-    assert told.data.tags["nightshift.model_sha256"] == "s"
+    assert told.data.tags["nightshift.model_sha256"] == models.sha256(trained / "model")
     assert told.data.tags["mlflow.source.git.commit"] == "0123abc"
-    assert [(point.step, point.value) for point in client.get_metric_history(run_id, "train_logloss")] == [(4, 0.30), (8, 0.25)]
+    lines = [json.loads(line) for line in (trained / "progress.jsonl").read_text().splitlines()]
+    losses = [(point.step, point.value) for point in client.get_metric_history(run_id, "train_logloss")]
+    assert losses == [(line["step"], pytest.approx(line["loss"])) for line in lines] != []
     files = {file.path for file in client.list_artifacts(run_id, tracking.ARTIFACTS)}
-    assert files == {"training/model.ubj", "training/features.json", "training/reference.json"}
+    assert files == {f"training/{name}" for name in ("model.ubj", "features.json", "reference.json", "example.json")}
 
     mlflow.set_tracking_uri(store)
     mlflow.set_registry_uri(store)
@@ -91,12 +81,13 @@ def test_one_run_holds_parameters_losses_tags_files_and_model(
     ) == 1
 
 
-def test_a_server_that_cannot_be_reached_is_an_error_and_not_a_silence(
-    trained: tuple[TrainingRun, Path, bytes, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_cannot_be_reached_is_an_error_and_not_a_silence(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    run, *rest = trained
-    from dataclasses import replace
-
+    replace(TrainingRun.load(trained), mlflow_url="http://127.0.0.1:9").save(trained)
     with pytest.raises(mlflow.exceptions.MlflowException):
-        track((replace(run, mlflow_url="http://127.0.0.1:9"), *rest))
+        tracking.track(trained)
+
+
+def test_a_run_that_is_not_finished_is_not_told_of(make_run: Callable[..., Path], store: str) -> None:
+    with pytest.raises(TrainingFailedError, match="train it to its end"):
+        tracking.track(make_run(mlflow_url=store))
