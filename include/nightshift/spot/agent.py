@@ -117,8 +117,9 @@ def work(
     carrier = carrier or Stay(folder, attempt)
     carrier.claim()
     carrier.bring()
-    # It was meant for an earlier machine.
+    # They were an earlier machine's.
     interruption.withdraw_notice(folder)
+    (folder / interruption.STATUS).unlink(missing_ok=True)
     word = Word(attempt=attempt, began_at=datetime.now(UTC))
     _say(folder, word)
     printed = folder / LOG
@@ -142,8 +143,11 @@ def work(
         _leave(process)
         _end_what_is_left()
     if leaving.asked and status != 0:
-        # Whatever the signal made of it (torchrun says 1): it was asked to, and resumes.
+        # Whatever the signal made of it: it was asked to, and resumes.
         status = interruption.INTERRUPTED
+    elif status == 1:
+        # torchrun says so whatever its processes said.
+        status = interruption.left_status(folder) or 1
     word = replace(word, ended_at=datetime.now(UTC), status=status, last_lines=_last_lines(printed, before))
     _say(folder, word)
     carrier.leave()

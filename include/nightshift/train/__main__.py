@@ -5,7 +5,8 @@ memory, 77 ended because it no longer got on, 1 failed with the reason as the la
 
 A machine with several GPUs trains a sequence model with all of them: `torchrun --nproc-per-node N -m -- include.nightshift.train --run
 ...`, of which the processes above the first follow that one (`train.ranks`); without the dashes torchrun takes `--run` for an option of
-its own. Any other recipe is the first one's alone. torchrun itself ends with 1 whenever one of them did not end with 0.
+its own. Any other recipe is the first one's alone. torchrun itself ends with 1 whenever one of them did not end with 0; the status that
+it hides is in the run's file `status`.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        with Watchdog(60 * asked.stalled_minutes) as watchdog:
+        with Watchdog(60 * asked.stalled_minutes, lambda status: os._exit(interruption.leave_status(asked.run, status))) as watchdog:
             train(asked.run, asked.at_risk_seconds, watchdog.alive)
     except Interrupted as reason:
         log.warning("interrupted: %s", reason)
-        return interruption.INTERRUPTED
+        return interruption.leave_status(asked.run, interruption.INTERRUPTED)
     except Exception as error:
         log.exception("training failed")
         log.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
-        return interruption.OUT_OF_MEMORY if isinstance(error, TrainingOutOfMemoryError) else 1
+        return interruption.leave_status(asked.run, interruption.OUT_OF_MEMORY if isinstance(error, TrainingOutOfMemoryError) else 1)
     return 0
 
 

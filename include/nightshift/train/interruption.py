@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +26,9 @@ OUT_OF_MEMORY = 76
 
 STALLED = 77
 """Exit status of a trainer that was ended because it no longer got on; it can be resumed."""
+
+STATUS = "status"
+"""Names the file, relative to the run folder, in which a program that does not end well leaves its exit status."""
 
 NOTICE = "notice"
 """The notice file, relative to the run folder."""
@@ -53,6 +57,24 @@ def seconds_left(run_folder: Path) -> float | None:
     if not notice.strip():
         return math.inf  # `touch notice`: a person asks to pause after this stretch
     return (datetime.fromisoformat(json.loads(notice)["deadline"]) - datetime.now(UTC)).total_seconds()
+
+
+def leave_status(run_folder: Path, status: int) -> int:
+    """Leave word of the status that this process ends with, and return it: torchrun makes 1 of everything but 0.
+
+    The first of several processes is heard: the others fail because it is gone.
+    """
+    with suppress(FileExistsError, FileNotFoundError), (run_folder / STATUS).open("x") as file:
+        file.write(str(status))
+    return status
+
+
+def left_status(run_folder: Path) -> int | None:
+    """The status that was left; None where there is none."""
+    try:
+        return int((run_folder / STATUS).read_text())
+    except FileNotFoundError:
+        return None
 
 
 def leave_on_sigterm() -> None:

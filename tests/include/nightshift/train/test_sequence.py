@@ -21,7 +21,7 @@ from safetensors.torch import load as tensors_of
 
 from include.nightshift.errors import CheckpointError, TrainingFailedError
 from include.nightshift.promote import metrics
-from include.nightshift.train import models, sequence
+from include.nightshift.train import interruption, models, sequence
 from include.nightshift.train.recipes import Attention
 from include.nightshift.train.run import Rows, finished
 from include.nightshift.train.sequence import Histories, Training
@@ -223,7 +223,7 @@ from include.nightshift.train import sequence
 done, stretch = [], sequence.Training._stretch
 def mortal(self, after_step):
     if len(done) == 3:
-        os._exit(9)
+        raise torch.OutOfMemoryError("CUDA out of memory, planted")
     done.append(stretch(self, after_step))
     return done[-1]
 sequence.Training._stretch = mortal
@@ -241,7 +241,8 @@ sequence.Training._stretch = mortal
 def test_two_processes_train_one_model_resume_it_exactly_and_only_the_first_writes(quick: Callable[[str], Path], tmp_path: Path) -> None:
     whole, killed = quick("whole"), quick("killed")
     assert together(whole, tmp_path) == 0
-    assert together(killed, tmp_path, mortal=True) != 0
+    assert together(killed, tmp_path, mortal=True) == 1, "torchrun's own"
+    assert interruption.left_status(killed) == interruption.OUT_OF_MEMORY
     assert finished(killed) is None
     assert len(list((killed / "checkpoints").glob("*.json"))) == 2
     assert together(killed, tmp_path) == 0
@@ -263,6 +264,7 @@ def together(folder: Path, tmp_path: Path, *, mortal: bool = False) -> int:
 
 _RANKED = """
 import os, sys
+import torch
 from include.nightshift import durable
 from include.nightshift.train import sequence
 from include.nightshift.train.__main__ import main
@@ -271,7 +273,7 @@ done, stretch, placed = [], sequence.Training._stretch, durable.placed
 
 def mortal(self, after_step):
     if {mortal} and len(done) == 3 and os.environ["RANK"] == "1":
-        os._exit(9)
+        raise torch.OutOfMemoryError("CUDA out of memory, planted")
     done.append(stretch(self, after_step))
     return done[-1]
 
