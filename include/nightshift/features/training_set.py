@@ -134,7 +134,7 @@ def at(table: tables.Table, versions: dict[str, int]) -> str:
 
 def run_id(use_case: UseCase, recipe: Recipe, split_: Split, versions: dict[str, int]) -> str:
     """The name of a training run: the same inputs give the same name, so that asking again goes on with the same run."""
-    inputs = json.dumps([asdict(recipe), asdict(split_), versions], default=str, sort_keys=True)
+    inputs = json.dumps([recipe.told(), asdict(split_), versions], default=str, sort_keys=True)
     return f"{use_case.name}-{split_.as_of.isoformat()}-{recipe.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"
 
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any, ClassVar, get_type_hints
 
 from include.nightshift.errors import ConfigurationError
+from include.nightshift.train import space
+from include.nightshift.train.space import Search, Value
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+_NOT_SEARCHED = {"name", "search", "seed"}
+"""Fields that make no better recipe; the best of several seeds is the luckiest one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +32,40 @@ class Recipe:
 
     name: str
     seed: int = 20180401
+    search: Search | None = None
+    """Look for a better recipe of this kind first, and train that one."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigurationError(f"recipe {self.name!r}: names are lower-case words joined by underscores, they become names of runs")
+        if self.search is not None:
+            self._check_space(self.search)
 
     def told(self) -> dict[str, Any]:
-        """As `run.json` has it: the kind, and every field."""
-        return {"kind": self.kind, **asdict(self)}
+        """As `run.json` has it: the kind, and every field; the search only where there is one."""
+        told = {"kind": self.kind, **asdict(self)}
+        if self.search is None:
+            del told["search"]
+        return told
+
+    def varied(self, parameters: Mapping[str, Value]) -> Recipe:
+        """This recipe with other values of some fields, and nothing to search.
+
+        Raises:
+            ConfigurationError: they cannot be together.
+        """
+        changes: dict[str, Any] = {**parameters, "search": None}
+        return replace(self, **changes)
+
+    def _check_space(self, search: Search) -> None:
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_SEARCHED}
+        try:
+            space.check(search, own, get_type_hints(type(self)))
+            for name, values in search.space.items():
+                for value in values.ends:
+                    self.varied({name: value})
+        except ConfigurationError as error:
+            raise ConfigurationError(f"recipe {self.name}: {error}") from error
 
     def _at_least(self, least: float, *names: str) -> None:
         for name in names:
@@ -72,6 +103,9 @@ class Trees(Recipe):
         if self.rounds < 1 or not 1 <= self.rounds_per_chunk <= self.rounds:
             raise ConfigurationError(f"recipe {self.name}: 1 <= rounds_per_chunk <= rounds, not {self.rounds_per_chunk} and {self.rounds}")
         self._share("subsample", "colsample_bytree")
+        self._at_least(1, "max_depth")
+        self._at_least(2, "max_bin")
+        self._at_least(0, "min_child_weight", "reg_lambda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +206,8 @@ def of(told: object, where: str) -> Recipe:
             f"{sorted(given.keys() - known) or 'nothing'}: {again}"
         )
     try:
+        if given.get("search") is not None:
+            given["search"] = space.of(given["search"])
         return made(**given)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ConfigurationError(f"{where}: {error}. Pin the run again") from error
