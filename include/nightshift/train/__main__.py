@@ -22,11 +22,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
-from include.nightshift.errors import TrainingFailedError, TrainingOutOfMemoryError
-from include.nightshift.train import interruption, learner, memory, models, trees
+from include.nightshift.errors import ConfigurationError, TrainingFailedError, TrainingOutOfMemoryError
+from include.nightshift.train import interruption, learner, memory, models, search, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
@@ -34,6 +35,7 @@ from include.nightshift.train.learner import Learner
 from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
 from include.nightshift.train.ranks import Ranks
 from include.nightshift.train.run import Rows, TrainingRun, read_rows
+from include.nightshift.train.validation import Validation
 from include.nightshift.train.watchdog import STALLED_SECONDS, Watchdog
 
 log = logging.getLogger("nightshift.train")
@@ -49,11 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--stalled-minutes", type=float, default=STALLED_SECONDS / 60, help="end the program when a step, or the reading, takes longer"
     )
+    parser.add_argument(
+        "--price-per-hour", type=float, default=0.0, metavar="MONEY", help="what this machine costs; a search may have a budget of it"
+    )
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         with Watchdog(60 * asked.stalled_minutes, lambda status: os._exit(interruption.leave_status(asked.run, status))) as watchdog:
-            train(asked.run, asked.at_risk_seconds, watchdog.alive)
+            train(asked.run, asked.at_risk_seconds, watchdog.alive, asked.price_per_hour)
     except Interrupted as reason:
         log.warning("interrupted: %s", reason)
         return interruption.leave_status(asked.run, interruption.INTERRUPTED)
@@ -64,20 +69,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS, alive: Callable[[str], None] = lambda at: None) -> None:
-    """Bring a run to its end: resume, do the stretches that are missing, publish the model, write the result.
+def train(
+    folder: Path,
+    at_risk_seconds: float = AT_RISK_SECONDS,
+    alive: Callable[[str], None] = lambda at: None,
+    price_per_hour: float = 0.0,
+) -> None:
+    """Bring a run to its end: resume, search where its recipe asks for it, do the stretches that are missing, publish the model, write
+    the result.
 
     `alive` is told whenever something was done, and what.
 
     Raises:
         ConfigurationError: run.json is not usable.
         CheckpointError: the checkpoints belong to another run, or another process holds this one.
+        NotMaturedError: there are too few training nights for the search.
         TrainingFailedError: the rows cannot be learnt from, or the loss diverged.
         TrainingOutOfMemoryError: the machine has too little memory.
         Interrupted: the machine goes; the same call resumes.
     """
     run = TrainingRun.load(folder)
+    if run.recipe.search and Ranks.here().size > 1 and not (folder / folders.SEARCH).exists():
+        raise ConfigurationError(
+            f"run {run.run_id}: trials are trained by one process, here are {Ranks.here().size}. Start it without torchrun until "
+            f"{folders.SEARCH} is there; then as many as you like train what was found"
+        )
     if Ranks.here().follows:
+        run = search.found(folder, run)
         with memory.told(run.recipe, f"the rows of run {run.run_id}"):
             learner.follow(run, _rows(folder, run), lambda steps_left: alive("a step"))
         return
@@ -85,24 +103,64 @@ def train(folder: Path, at_risk_seconds: float = AT_RISK_SECONDS, alive: Callabl
         if folders.finished(folder):
             log.info("run %s is finished already", run.run_id)
             return
+
+        def trials(trial_of: TrainingRun) -> search.Measure:
+            return _trials(folder, trial_of, at_risk_seconds, alive)
+
+        run = search.settled(folder, run, learner.code(run.recipe), trials, price_per_hour)
         rows = _rows(folder, run)
         alive("the reading of rows")
-        checkpoints = Checkpoints(folder / folders.CHECKPOINTS, fingerprint(run, rows))
-        start = checkpoints.newest()
-        stands = start[0] if start else Checkpoint(step=0, machine=learner.this_machine(run.recipe), history=())
-        learning = learner.begin(run, rows, stands.machine)
-        if start:
-            learning.restore(stands.step, start[1])
-        told = int(rows.told.sum())
-        log.info("run %s: %d rows, starting at step %d of %d", run.run_id, told, stands.step, learning.steps)
-        history = learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds), alive)
-        _publish(folder, run, learning, history, stands.step, told)
+        learning, stands, history = _learnt(folder, folder, run, rows, at_risk_seconds, alive)
+        _publish(folder, run, learning, history, stands.step, int(rows.told.sum()))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024)
     log.info("finished; peak memory %.0f MB", kilobytes / 1024)
 
 
-def _rows(folder: Path, run: TrainingRun) -> Rows:
-    rows = read_rows(folder / folders.TRAIN_ROWS, run, beside=folder / folders.CONTEXT_ROWS if run.recipe.looks_back else None)
+def _trials(folder: Path, trial_of: TrainingRun, at_risk_seconds: float, alive: Callable[[str], None]) -> search.Measure:
+    """How a search of this run measures its trials, which are variants of `trial_of`; all of them learn from the same rows."""
+    rows, judges = _rows(folder, trial_of, trial_of.train_last), Validation.read(folder, trial_of)
+    alive("the reading of rows")
+
+    def measure(place: Path, trial: TrainingRun) -> float:
+        learning, _, _ = _learnt(place, folder, trial, rows, at_risk_seconds, alive)
+        return judges.average_precision(models.loads(learning.model(), _names(trial)), threads=os.cpu_count() or 1)
+
+    return measure
+
+
+def _learnt(
+    folder: Path, home: Path, run: TrainingRun, rows: Rows, at_risk_seconds: float, alive: Callable[[str], None]
+) -> tuple[Learner, Checkpoint, tuple[Progress, ...]]:
+    """Learn to the last step, from wherever the folder's checkpoints stand: the learner, where it stood, and all stretches.
+
+    `home`: the folder of the whole run, where notices come.
+    """
+    checkpoints = Checkpoints(folder / folders.CHECKPOINTS, fingerprint(run, rows))
+    checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    start = checkpoints.newest()
+    stands = start[0] if start else Checkpoint(step=0, machine=_machine(home, run), history=())
+    learning = learner.begin(run, rows, stands.machine)
+    if start:
+        learning.restore(stands.step, start[1])
+    log.info("run %s: %d rows, starting at step %d of %d", run.run_id, int(rows.told.sum()), stands.step, learning.steps)
+    history = learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds), alive, home)
+    return learning, stands, history
+
+
+def _machine(home: Path, run: TrainingRun) -> dict[str, str | int]:
+    """What the arithmetic of a training that begins here will depend on; all trainings of a search have the threads of the first one."""
+    here, kept = learner.this_machine(run.recipe), home / folders.TRIALS / "machine.json"
+    if kept.exists():
+        return here | {"threads": json.loads(kept.read_text())["threads"]}
+    if kept.parent.exists():
+        write_durably(kept, json.dumps(here).encode())
+    return here
+
+
+def _rows(folder: Path, run: TrainingRun, last: date | None = None) -> Rows:
+    """The rows that the run learns from; `last`: none of later nights."""
+    beside = folder / folders.CONTEXT_ROWS if run.recipe.looks_back else None
+    rows = read_rows(folder / folders.TRAIN_ROWS, run, beside=beside, last=last)
     told = rows.target[rows.told]
     if not 0 < told.sum() < len(told):
         raise TrainingFailedError(f"all {len(told)} training rows have the same {run.target}: look at the nights in run.json")
@@ -122,16 +180,21 @@ def learn(
     checkpoints: Checkpoints,
     pace: Pace,
     alive: Callable[[str], None] = lambda at: None,
+    home: Path | None = None,
 ) -> tuple[Progress, ...]:
-    """Advance to the last step, saving at the pace; returns the history of all stretches."""
+    """Advance to the last step, saving at the pace; returns the history of all stretches.
+
+    `home`: the folder of the whole run, where notices come; None: this one.
+    """
+    home = home or folder
     history = stands.history
     _write_progress(folder, history, learning.steps)
     while learning.step < learning.steps:
-        loss = learning.advance(_leave_if_time_is_short(folder, alive))
+        loss = learning.advance(_leave_if_time_is_short(home, alive))
         took = pace.stretched()
         history = (*history, Progress(learning.step, round(took, 3), loss, datetime.now(UTC).isoformat()))
         log.info("step %d of %d: log-loss %.6f, %.2f s", learning.step, learning.steps, loss, took)
-        going = interruption.seconds_left(folder) is not None
+        going = interruption.seconds_left(home) is not None
         if going or pace.due or learning.step == learning.steps:
             checkpoints.save(Checkpoint(step=learning.step, machine=stands.machine, history=history), learning.state())
             _write_progress(folder, history, learning.steps)
@@ -169,7 +232,7 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     from include.nightshift.monitor import drift
 
     content = learning.model()
-    names = {"kind": run.recipe.kind} | {name: getattr(run, name) for name in ("features", "key", "entity", "event_time", "target")}
+    names = _names(run)
     (folder / folders.MODEL_FOLDER).mkdir(exist_ok=True)
     write_durably(folder / folders.FEATURES, json.dumps(names, indent=1).encode())
     write_durably(models.file(folder / folders.MODEL_FOLDER), content)
@@ -191,7 +254,15 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
         "seconds": round(sum(point.seconds for point in history), 3),
         "train_rows": train_rows,
     }
+    if (folder / folders.SEARCH).exists():
+        result["search"] = json.loads((folder / folders.SEARCH).read_text())
     write_durably(folder / folders.RESULT, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _names(run: TrainingRun) -> dict[str, Any]:
+    """What a model's folder says about it, beside the model."""
+    columns = {name: getattr(run, name) for name in ("features", "key", "entity", "event_time", "target")}
+    return {"kind": run.recipe.kind, **columns, "recipe": run.recipe.told()}
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ REFERENCE = "model/reference.json"
 FEATURES = "model/features.json"
 EXAMPLE = "model/example.json"
 RESULT = "result.json"
+TRIALS = "trials"
+SEARCH = "search.json"
 """Names in a run folder, relative to it."""
 
 _NIGHTS = ("as_of", "train_first", "train_last", "holdout_first", "holdout_last")
@@ -151,10 +153,10 @@ class Rows:
         return len(self.target)
 
 
-def read_rows(folder: Path, run: TrainingRun, *, beside: Path | None = None, dtype: str = "float32") -> Rows:
+def read_rows(folder: Path, run: TrainingRun, *, beside: Path | None = None, last: date | None = None, dtype: str = "float32") -> Rows:
     """All part files of a folder, sorted by key. Models learn from float32; a reference for drift wants the doubles as stored.
 
-    `beside`: a folder of rows without a target, which are only looked at.
+    `beside`: a folder of rows without a target, which are only looked at. `last`: no rows of later nights, of neither folder.
 
     Raises:
         TrainingFailedError: no rows, a missing column, a key that is null or stands twice, a target that is neither 0 nor 1,
@@ -165,13 +167,14 @@ def read_rows(folder: Path, run: TrainingRun, *, beside: Path | None = None, dty
     import pyarrow.compute as pc
 
     columns = [run.key, run.entity, run.event_time, *run.features]
-    table = _table(folder, [*columns, run.target])
+    nights = None if last is None else pc.field("day") <= last
+    table = _table(folder, [*columns, run.target], nights)
     target = pc.cast(table.column(run.target), pa.float32(), safe=False).to_numpy()
     if not np.isin(target, (0, 1)).all():
         raise TrainingFailedError(f"{folder}: {run.target} holds something that is neither 0 nor 1: only matured rows can be learnt from")
     table = table.select(columns)
     if beside is not None and has_rows(beside):
-        table = pa.concat_tables([table, _table(beside, columns)])
+        table = pa.concat_tables([table, _table(beside, columns, nights, may_be_empty=True)])
         target = np.append(target, np.full(len(table) - len(target), np.nan, dtype="float32"))
     if table.column(run.entity).null_count or table.column(run.event_time).null_count:
         raise TrainingFailedError(f"{folder}: {run.entity} or {run.event_time} is null in some rows: pin the run again")
@@ -215,43 +218,61 @@ class Judged:
     """(rows,), which of them are judged."""
 
 
-def judged(folder: Path, run: TrainingRun, context: Context | None) -> Judged:
+def judged(folder: Path, run: TrainingRun, context: Context | None, *, held_in: str = HOLDOUT_ROWS) -> Judged:
     """The held-out rows of a run, or its training rows where it holds nothing out, for a model with that context.
+
+    `held_in`: the part that they lie in; a trial's are the last of the training rows (`train.validation`).
 
     Raises:
         TrainingFailedError: no rows, a missing column, or a run that was pinned without rows to look at.
     """
     import numpy as np
     import pyarrow as pa
-    import pyarrow.dataset as ds
+    import pyarrow.compute as pc
 
     columns = [run.key, run.entity, run.event_time, *run.features]
-    held = folder / HOLDOUT_ROWS
-    rows = _table(held if has_rows(held) else folder / TRAIN_ROWS, columns).sort_by(run.key)
+    held, day = folder / held_in, pc.field("day")
+    if not has_rows(held) or run.holdout_first is None:
+        held = folder / TRAIN_ROWS
+        asked = near = None
+    else:
+        asked = day >= run.holdout_first
+        near = day >= run.holdout_first - timedelta(days=context.days) if context else None
+    rows = _table(held, columns, asked).sort_by(run.key)
     beside = []
     if context is not None:
         if not (folder / CONTEXT_ROWS).is_dir():
             raise TrainingFailedError(f"{folder / CONTEXT_ROWS} is missing, which holds what the model looks at: pin the run again")
-        near = None
-        if has_rows(held) and run.holdout_first is not None:
-            near = ds.field("day") >= run.holdout_first - timedelta(days=context.days)
-            beside.append(ds.dataset(folder / TRAIN_ROWS, format="parquet").to_table(columns=columns, filter=near))
-        beside.append(ds.dataset(folder / CONTEXT_ROWS, format="parquet").to_table(columns=columns, filter=near))
+        if near is not None:
+            beside.append(_table(folder / TRAIN_ROWS, columns, near & (day < run.holdout_first), may_be_empty=True))
+            near &= day <= run.holdout_last
+        beside.append(_table(folder / CONTEXT_ROWS, columns, near, may_be_empty=True))
     whole = pa.concat_tables([rows, *beside])
     return Judged(whole, np.arange(len(whole)) < len(rows))
 
 
-def _table(folder: Path, columns: list[str]) -> Any:
+def of_nights(folder: Path, columns: list[str], first: date, last: date) -> pa.Table:
+    """Rows of some nights, as stored.
+
+    Raises:
+        TrainingFailedError: none, or a missing column.
+    """
+    import pyarrow.compute as pc
+
+    return _table(folder, columns, (pc.field("day") >= first) & (pc.field("day") <= last))
+
+
+def _table(folder: Path, columns: list[str], nights: Any = None, *, may_be_empty: bool = False) -> Any:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
     if not folder.is_dir():
         raise TrainingFailedError(f"{folder} is missing: the pin step writes it; pin the run again")
     try:
-        table = ds.dataset(folder, format="parquet").to_table(columns=columns)
+        table = ds.dataset(folder, format="parquet").to_table(columns=columns, filter=nights)
     except (pa.ArrowException, OSError) as error:
         raise TrainingFailedError(f"{folder}: its Parquet files cannot be read ({error}): pin the run again") from error
-    if not len(table):
+    if not len(table) and not may_be_empty:
         raise TrainingFailedError(f"{folder} holds no rows: look at the nights in {RUN}, then pin the run again")
     return table
 
