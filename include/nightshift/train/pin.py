@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from include.nightshift.features import training_set
 from include.nightshift.lakehouse import barrier, pins
 from include.nightshift.settings import ROOT
+from include.nightshift.train import validation
 from include.nightshift.train.run import RUN, TrainingRun
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
     folder = settings.home / "runs" / run_id
     if (folder / RUN).exists():
         return folder
+    if recipe.search is not None:
+        # Said now, not on a machine that was rented for it.
+        validation.split(split.train_first, split.train_last, use_case.label_delay_days, recipe.search.validation_nights)
     until = datetime.now(UTC).date() + timedelta(days=PINNED_DAYS)
     for table in training_set.tables_read(use_case):
         pins.pin(settings, table, versions[str(table)], run_id, until)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from include.nightshift.train.recipes import Attention, Linear, Trees
+from include.nightshift.train.space import Between, OneOf, Search
 
 
 def trees() -> Trees:
@@ -19,6 +22,21 @@ def trees() -> Trees:
         reg_lambda=5,
         max_bin=4096,
     )
+
+
+def searched_trees() -> Trees:
+    """`trees`, and what lies around it: thirty trainings instead of one, for whoever has new features and the time."""
+    space: dict[str, Between | OneOf] = {
+        "rounds": Between(60, 300),
+        "learning_rate": Between(0.03, 0.3, log=True),
+        "max_depth": Between(3, 8),
+        "min_child_weight": Between(1.0, 100.0, log=True),
+        "subsample": Between(0.5, 1.0),
+        "colsample_bytree": Between(0.3, 1.0),
+        "reg_lambda": Between(0.5, 50.0, log=True),
+        "max_bin": OneOf((1024, 4096)),
+    }
+    return replace(trees(), name="searched_trees", search=Search(space=space, trials=30, seconds=2 * 3600.0, validation_nights=7))
 
 
 def linear() -> Linear:

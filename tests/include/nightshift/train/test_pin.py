@@ -1,5 +1,6 @@
 """Pin: the versions that a run reads are kept before it reads them."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from include.nightshift.errors import LakehouseError
+from include.nightshift.errors import LakehouseError, NotMaturedError
 from include.nightshift.features import training_set
 from include.nightshift.lakehouse import log, pins, records, storage, tables
 from include.nightshift.settings import Settings
 from include.nightshift.train import pin
 from include.nightshift.train.run import RUN, TrainingRun
+from include.nightshift.train.space import Search
 from include.usecases.card_fraud.usecase import USE_CASE
 
 FIRST, AS_OF = date(2006, 1, 1), date(2006, 3, 1)
@@ -60,3 +62,11 @@ def test_a_version_that_is_gone_stops_the_run_before_it_has_a_folder(history: Se
         pin.pin(None, history, USE_CASE, RECIPE, AS_OF)  # type: ignore[arg-type]
     assert not list(history.home.rglob(RUN))
     assert {row["table_name"] for row in records.read(history, tables.TABLE_PINS)} == {str(READ[0])}
+
+
+def test_too_few_nights_for_a_search_stop_the_run_before_it_has_a_folder(history: Settings) -> None:
+    recipe = replace(RECIPE, search=Search(validation_nights=40))
+    with pytest.raises(NotMaturedError, match="the training nights 2006-01-01 to 2006-02-08 are too few for a search: 40 judge its trials"):
+        pin.pin(None, history, USE_CASE, recipe, AS_OF)  # type: ignore[arg-type]
+    assert not list(history.home.rglob(RUN))
+    assert not records.read(history, tables.TABLE_PINS)
