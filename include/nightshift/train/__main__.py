@@ -26,14 +26,14 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from include.nightshift.errors import ConfigurationError, TrainingFailedError, TrainingOutOfMemoryError
+from include.nightshift.errors import TrainingFailedError, TrainingOutOfMemoryError
 from include.nightshift.train import interruption, learner, memory, models, search, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
 from include.nightshift.train.learner import Learner
 from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
-from include.nightshift.train.ranks import Ranks
+from include.nightshift.train.ranks import Ranks, alone
 from include.nightshift.train.run import Rows, TrainingRun, read_rows
 from include.nightshift.train.validation import Validation
 from include.nightshift.train.watchdog import STALLED_SECONDS, Watchdog
@@ -89,12 +89,11 @@ def train(
         Interrupted: the machine goes; the same call resumes.
     """
     run = TrainingRun.load(folder)
-    if run.recipe.search and Ranks.here().size > 1 and not (folder / folders.SEARCH).exists():
-        raise ConfigurationError(
-            f"run {run.run_id}: trials are trained by one process, here are {Ranks.here().size}. Start it without torchrun until "
-            f"{folders.SEARCH} is there; then as many as you like train what was found"
-        )
     if Ranks.here().follows:
+        while run.recipe.search and not (folder / folders.SEARCH).exists():
+            # Trials are the first one's alone: one that fails half-way would leave the others waiting for its orders.
+            alive("the beginning of the search")
+            time.sleep(1)
         run = search.found(folder, run)
         with memory.told(run.recipe, f"the rows of run {run.run_id}"):
             learner.follow(run, _rows(folder, run), lambda steps_left: alive("a step"))
@@ -107,7 +106,8 @@ def train(
         def trials(trial_of: TrainingRun) -> search.Measure:
             return _trials(folder, trial_of, at_risk_seconds, alive)
 
-        run = search.settled(folder, run, learner.code(run.recipe), trials, price_per_hour)
+        with alone():
+            run = search.settled(folder, run, learner.code(run.recipe), trials, price_per_hour)
         rows = _rows(folder, run)
         alive("the reading of rows")
         learning, stands, history = _learnt(folder, folder, run, rows, at_risk_seconds, alive)
@@ -247,15 +247,17 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     # A row of medians: an example is kept with the model for good, and must be nobody's.
     example = np.median(np.nan_to_num(matrix), axis=0)
     write_durably(folder / folders.EXAMPLE, json.dumps(dict(zip(run.features, example.tolist(), strict=True)), indent=1).encode())
-    result = {
+    result: dict[str, Any] = {
         "model_sha256": hashlib.sha256(content).hexdigest(),
         "steps": learning.steps,
         "resumed_from_step": resumed_from,
-        "seconds": round(sum(point.seconds for point in history), 3),
+        "seconds": sum(point.seconds for point in history),
         "train_rows": train_rows,
     }
     if (folder / folders.SEARCH).exists():
         result["search"] = json.loads((folder / folders.SEARCH).read_text())
+        result["seconds"] += result["search"]["seconds"]
+    result["seconds"] = round(result["seconds"], 3)
     write_durably(folder / folders.RESULT, (json.dumps(result, indent=1) + "\n").encode())
 
 

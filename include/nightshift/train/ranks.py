@@ -8,6 +8,8 @@ hangs on a clock or a file can come out differently in two processes.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -76,3 +78,14 @@ class Ranks:
         all_: list[Any] = [None] * self.size
         dist.all_gather_object(all_, own)
         return all_
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work by oneself for a while, on the first GPU, as if nobody had been started beside."""
+    held = os.environ.pop("LOCAL_RANK", None)
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.environ["LOCAL_RANK"] = held

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from include.nightshift.errors import CheckpointError, NotMaturedError, TrainingFailedError, TrainingOutOfMemoryError
 from include.nightshift.train import __main__ as trainer
 from include.nightshift.train import run as run_module
-from include.nightshift.train import search, tracking
+from include.nightshift.train import search, tracking, trees
 from include.nightshift.train.checkpoint import complete
+from include.nightshift.train.ranks import Ranks
 from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import TrainingRun
 from include.nightshift.train.search import Trial, asked, best_of, outcome, settled, why_ended
@@ -350,13 +351,22 @@ def test_all_trainings_of_a_search_have_the_threads_of_the_first_machine(
     assert json.loads((folder / "checkpoints/00000012.json").read_text())["body"]["machine"] == {"threads": 1}
 
 
-def test_several_processes_do_not_search_and_say_what_to_do(
-    make_search: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_of_several_processes_the_first_one_searches_alone_and_the_others_wait_for_what_it_finds(
+    make_search: Callable[..., Path], tracked: list[TrainingRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder, boost, seen = make_search("ranks"), trees.boost, []
+
+    def watched(margins: Any, matrix: Any, recipe: Trees, *rest: Any) -> Any:
+        seen.append((bool((folder / "search.json").exists()), Ranks.here().size))
+        return boost(margins, matrix, recipe, *rest)
+
+    monkeypatch.setattr(trees, "boost", watched)
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert train(make_search("ranks")) == 1
-    assert "trials are trained by one process, here are 2. Start it without torchrun until search.json is there" in caplog.text
+    monkeypatch.setattr(time, "sleep", lambda seconds: (monkeypatch.setenv("RANK", "0"), train(folder), monkeypatch.setenv("RANK", "1")))
+    assert train(folder) == 0
+    assert set(seen) == {(False, 1), (True, 2)}
+    assert outcome(folder).recipe == tracked[0].recipe
 
 
 @pytest.mark.processes
