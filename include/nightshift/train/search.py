@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_type_hints
 from include.nightshift.errors import CheckpointError, ConfigurationError, TrainingFailedError
 from include.nightshift.train import recipes
 from include.nightshift.train.checkpoint import write_durably
-from include.nightshift.train.run import CHECKPOINTS, PROGRESS, RESULT, RUN, SEARCH, TRIALS, TrainingRun
+from include.nightshift.train.run import CHECKPOINTS, PROGRESS, RESULT, RUN, SEARCH, TRIALS, TrainingRun, finished
 from include.nightshift.train.space import OneOf, Search, Value
 from include.nightshift.train.validation import held_back, label_delay_days
 
@@ -145,15 +145,15 @@ def found(folder: Path, run: TrainingRun) -> TrainingRun:
 
 
 def outcome(folder: Path) -> Found:
-    """What the search of a run's folder came to.
+    """What the search of a run's folder came to; a result that came home without it tells too.
 
     Raises:
         TrainingFailedError: it has not ended.
     """
-    try:
+    if (folder / SEARCH).exists():
         told = json.loads((folder / SEARCH).read_text())
-    except FileNotFoundError as error:
-        raise TrainingFailedError(f"{folder / SEARCH} is missing: the search has not ended; the same command goes on with it") from error
+    elif (told := (finished(folder) or {}).get("search")) is None:
+        raise TrainingFailedError(f"{folder / SEARCH} is missing: the search has not ended; the same command goes on with it")
     return Found(
         recipe=recipes.of(told["recipe"], str(folder / SEARCH)),
         average_precision=told["average_precision"],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import TrainingFailedError
-from include.nightshift.train import models
+from include.nightshift.train import models, search
 from include.nightshift.train import run as folders
 from include.nightshift.train.run import TrainingRun
 from include.nightshift.train.trees import Boosted
@@ -49,6 +49,7 @@ def track(folder: Path) -> str:
     run, result = TrainingRun.load(folder), folders.finished(folder)
     if result is None:
         raise TrainingFailedError(f"{folder} has no result that matches its model: train it to its end, then track it")
+    run = search.found(folder, run)
     mlflow.set_tracking_uri(run.mlflow_url)
     # Named too: else MLflow asks a Spark session that this process may have whether it knows one.
     mlflow.set_registry_uri(run.mlflow_url)
@@ -66,6 +67,9 @@ def track(folder: Path) -> str:
         for point in map(json.loads, (folder / folders.PROGRESS).read_text().splitlines())
         for name, column in (("train_logloss", "loss"), ("stretch_seconds", "seconds"))
     ]
+    if "search" in result:
+        ended = int((folder / folders.RESULT).stat().st_mtime * 1000)
+        metrics.append(Metric("validation_average_precision", result["search"]["average_precision"], ended, metrics[-1].step))
     tags = [RunTag("nightshift.model_sha256", result["model_sha256"])]
     client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
     client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)

@@ -100,7 +100,7 @@ def program(tmp_path: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Nursery]":
-    """Real trainers, without MLflow, that begin at once: forks of a process that has their libraries loaded."""
+    """Real trainers that begin at once: forks of a process that has their libraries loaded."""
     folder = tmp_path_factory.mktemp("nursery")
     (folder / "nursery.py").write_text(_NURSERY)
     with (folder / "log").open("wb") as said:
@@ -138,11 +138,9 @@ class Nursery:
 _NURSERY = """
 import os, sys
 import optuna, pyarrow.dataset, sklearn.metrics, xgboost
-from include.nightshift.train import tracking
 from include.nightshift.train.__main__ import main
 
 os.cpu_count = lambda: 1
-tracking.track = lambda *arguments: "no-mlflow"
 print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()

@@ -13,7 +13,10 @@ import pytest
 from include.nightshift.errors import TrainingFailedError
 from include.nightshift.train import __main__ as trainer
 from include.nightshift.train import models, tracking, trees
+from include.nightshift.train.recipes import Linear
 from include.nightshift.train.run import TrainingRun, read_rows
+from include.nightshift.train.search import outcome
+from include.nightshift.train.space import Between, Search
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +94,20 @@ def test_a_server_that_cannot_be_reached_is_an_error_and_not_a_silence(trained: 
 def test_a_run_that_is_not_finished_is_not_told_of(make_run: Callable[..., Path], store: str) -> None:
     with pytest.raises(TrainingFailedError, match="train it to its end"):
         tracking.track(make_run(mlflow_url=store))
+
+
+def test_of_a_searched_run_the_recipe_that_was_found_is_told_also_where_nothing_but_its_result_came_home(
+    make_run: Callable[..., Path], store: str
+) -> None:
+    search = Search(space={"reg_lambda": Between(0.01, 1000.0, log=True)}, trials=3)
+    folder = make_run(
+        count=1620, nights=54, run_id="searched", mlflow_url=store, recipe=Linear(name="linear", reg_lambda=1000, search=search)
+    )
+    assert trainer.main(["--run", str(folder)]) == 0
+    found = outcome(folder)
+    (folder / "search.json").unlink()
+    told = mlflow.MlflowClient(store, store).get_run(tracking.track(folder)).data
+    assert found.recipe != Linear(name="linear", reg_lambda=1000)
+    assert told.params["reg_lambda"] == str(found.recipe.told()["reg_lambda"])
+    assert "search" not in told.params
+    assert told.metrics["validation_average_precision"] == pytest.approx(found.average_precision)
