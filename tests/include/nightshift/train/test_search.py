@@ -372,17 +372,16 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same_and_makes_the_sa
     assert nursery.end() == 0
     whole = time.monotonic() - began
 
-    dice, kills, at = np.random.default_rng(5), 0, set()
-    while kills < 200:
+    dice, at = np.random.default_rng(5), []
+    while True:
         process = nursery.begin(killed)
-        time.sleep(dice.uniform(0, whole / 3))
+        # Longer and longer: on a machine that is busy now, no trainer might ever get as far as to save.
+        time.sleep(dice.uniform(0, whole / 8 * 1.03 ** len(at)))
         os.kill(process, signal.SIGKILL)
         if nursery.end() == 0:
             break
-        kills += 1
-        at.add(len(list(killed.glob("trials/*/result.json"))))
-    print(f"{kills} kills, into {whole:.2f} s of work, with so many trials ended: {sorted(at)}")
-    assert kills > 5
-    assert len(at) > 2, f"kills fell into the trials {at} only"
+        at.append(len(list(killed.glob("trials/*/result.json"))))
+    assert len(at) > 4, f"killed {len(at)} times only, when so many trials had ended: {at}"
+    assert len(set(at)) > 1, at
     assert apart_from_clocks(killed) == apart_from_clocks(undisturbed)
     assert (killed / "model/model.ubj").read_bytes() == (undisturbed / "model/model.ubj").read_bytes()
