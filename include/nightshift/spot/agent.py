@@ -318,9 +318,11 @@ def _wait_until(moment: datetime) -> None:
     time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
 
 
-def trainer_command(folder: Path, at_risk_seconds: float) -> list[str]:
-    """The command that trains a run; the same on every restart."""
+def trainer_command(folder: Path, at_risk_seconds: float, price_per_hour: float = 0.0) -> list[str]:
+    """The command that trains a run; the same on every restart, but for the price of the machine."""
     trainer = ["include.nightshift.train", "--run", str(folder), "--at-risk-seconds", str(at_risk_seconds)]
+    if price_per_hour:
+        trainer += ["--price-per-hour", str(price_per_hour)]
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if gpus > 1:
         # Without the dashes torchrun takes the trainer's options for its own.
@@ -335,6 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--attempt", type=int, required=True, help="which machine of the run this is, from 1")
     parser.add_argument("--until", type=datetime.fromisoformat, required=True, help="leave by then, ISO 8601 with a zone")
     parser.add_argument("--at-risk-seconds", type=float, required=True, help="work that may have to be done again")
+    parser.add_argument("--price-per-hour", type=float, default=0.0, help="what this machine costs")
     weather = parser.add_argument_group("weather, for machines of the local pool")
     weather.add_argument("--taken-at", type=datetime.fromisoformat, help="take the machine away then")
     weather.add_argument("--taken-after", type=int, help="take it away once it has completed so many checkpoints")
@@ -348,7 +351,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     heralds: list[Herald] = []
     if asked.taken_at or asked.taken_after is not None:
         heralds.append(Weather(asked.run, asked.grace_seconds, silently=asked.silently, at=asked.taken_at, after=asked.taken_after))
-    return work(asked.run, asked.attempt, asked.until, asked.program or trainer_command(asked.run, asked.at_risk_seconds), heralds)
+    return work(
+        asked.run,
+        asked.attempt,
+        asked.until,
+        asked.program or trainer_command(asked.run, asked.at_risk_seconds, asked.price_per_hour),
+        heralds,
+    )
 
 
 if __name__ == "__main__":

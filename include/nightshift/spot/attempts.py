@@ -16,7 +16,7 @@ from typing import Any, Literal
 from include.nightshift.spot.pools import Machine, Sight
 from include.nightshift.train import checkpoint
 from include.nightshift.train.interruption import INTERRUPTED, OUT_OF_MEMORY, STALLED
-from include.nightshift.train.run import PROGRESS, finished
+from include.nightshift.train.run import PROGRESS, TRIALS, finished
 
 LEDGER = "attempts.jsonl"
 """Every ended attempt, one line each, relative to the run folder."""
@@ -120,7 +120,9 @@ def _outcome(run_folder: Path, sight: Sight, *, cancelled: bool) -> Outcome:
 
 
 def _lost_seconds(run_folder: Path, started_at: datetime, ended_at: datetime) -> float:
-    saved = [datetime.fromisoformat(line["at"]) for line in progress(run_folder)[-1:]]
+    # While a run is searched, what stands is in its trials.
+    standing = (run_folder / PROGRESS, *run_folder.glob(f"{TRIALS}/*/{PROGRESS}"))
+    saved = [datetime.fromisoformat(line["at"]) for path in standing for line in lines(path)[-1:]]
     return max(0.0, (ended_at - max([started_at, *saved])).total_seconds())
 
 

@@ -40,6 +40,8 @@ class Order:
     """The machine ends itself by then, whoever has forgotten it."""
     at_risk_seconds: float
     """Work that losing it may cost; 0 saves as often as the recipe can."""
+    price_per_hour: float = 0.0
+    """What it will cost at most, as prices stand; a search with a budget counts with it."""
     max_price: float | None = None
     """Pay no more an hour."""
     larger: bool = False
@@ -183,4 +185,5 @@ def agent_command(order: Order, run_folder: Path, python: str = sys.executable) 
     return [
         *(python, "-m", "include.nightshift.spot.agent", "--run", str(run_folder), "--attempt", str(order.attempt)),
         *("--until", order.until.isoformat(), "--at-risk-seconds", str(order.at_risk_seconds)),
+        *("--price-per-hour", str(order.price_per_hour)),
     ]

@@ -375,6 +375,7 @@ class _Turn:
             places=places,
             until=self.terms.deadline,
             at_risk_seconds=self.terms.at_risk_seconds,
+            price_per_hour=max((prices.spot[place] for place in places), default=prices.on_demand),
             max_price=self.terms.price_ceiling if places else None,
             larger=self._in_a_row("out_of_memory") > 0,
         )

@@ -275,6 +275,7 @@ def test_the_cheapest_place_is_asked_first_and_a_dry_one_leads_to_the_next(run: 
     assert pool.orders[0].places == (A, B)
     assert standing.machine is not None
     assert standing.machine.place == B
+    assert pool.orders[0].price_per_hour == 0.4, "the dearest of those asked, because nobody knows which one it will be"
     assert turn(pool, run, terms()).machine == standing.machine
     assert len(pool.orders) == 1, "one machine, however often it is asked"
 
@@ -286,9 +287,22 @@ def test_nothing_to_be_had_means_waiting_with_time_left_and_on_demand_without(ru
     hurried = turn(pool, run, terms(hours=1.05, work_hours=1, tick_seconds=60))
     assert hurried.machine is not None
     assert hurried.machine.on_demand
+    assert pool.orders[-1].price_per_hour == 1.0
     asked = [json.loads(line) for line in (run / "asked.jsonl").read_text().splitlines()]
     assert asked[0]["refused"] == dict.fromkeys((A, B), "InsufficientInstanceCapacity")
     assert [line["on_demand"] for line in asked][-1] is True
+
+
+def test_what_a_trial_of_a_search_has_saved_is_not_lost(run: Path) -> None:
+    pool = Cloud()
+    turn(pool, run, terms())
+    (run / "trials/3").mkdir(parents=True)
+    saved_at = datetime.now(UTC) - timedelta(seconds=20)
+    (run / "trials/3/progress.jsonl").write_text(json.dumps({"step": 4, "seconds": 1.0, "at": saved_at.isoformat()}) + "\n")
+    pool.ends(75, age=timedelta(hours=1))
+    seen: list[Attempt] = []
+    turn(pool, run, terms(), seen.append)
+    assert seen[0].lost_seconds == pytest.approx(20, abs=5)
 
 
 def test_a_machine_that_was_taken_is_followed_by_another_and_a_preemption_needs_no_last_word(run: Path) -> None:
