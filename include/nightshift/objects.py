@@ -179,6 +179,11 @@ def remove(addresses: Iterable[str]) -> None:
             )
 
 
+def client() -> Any:
+    """AWS's own client, for what is not done object by object."""
+    return _client(endpoint(), region())
+
+
 @contextmanager
 def _told(address: str, right: str) -> Iterator[None]:
     """Say what S3 refused, and what to look at."""

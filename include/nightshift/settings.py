@@ -76,6 +76,10 @@ class Settings:
     """Heap of the lakehouse server."""
     local_preemptions: int = 0
     """How many machines the local pool takes away in each training run, as a rehearsal of spot."""
+    pool: str = "local"
+    """Where trainings get their machines: `local`, processes of this computer, or `ec2`."""
+    ec2: Path | None = None
+    """The file that says what the EC2 pool uses: bucket, subnets, types and the rest (docs/deploy.md)."""
     approver: str = "operator"
     """The Airflow user name that demo and tests approve with."""
     notify: tuple[str, ...] = field(default=(), repr=False)
@@ -86,6 +90,10 @@ class Settings:
             raise ConfigurationError(f"NIGHTSHIFT_LAKEHOUSE_MEMORY={self.lakehouse_memory!r}: write a heap size such as 3g")
         if not 0 <= self.local_preemptions <= 5:
             raise ConfigurationError(f"NIGHTSHIFT_LOCAL_PREEMPTIONS={self.local_preemptions}: take away 0 to 5 machines")
+        if self.pool not in ("local", "ec2"):
+            raise ConfigurationError(f"NIGHTSHIFT_POOL={self.pool!r}: write local or ec2")
+        if self.pool == "ec2" and self.ec2 is None:
+            raise ConfigurationError("NIGHTSHIFT_POOL=ec2 needs NIGHTSHIFT_EC2, a file as docs/deploy.md shows it")
         for variable, scheme, place in (("NIGHTSHIFT_LANDING", "s3", self.landing), ("NIGHTSHIFT_LAKEHOUSE", "s3a", self.lakehouse)):
             if place is not None:
                 _check_place(variable, scheme, place)
@@ -166,6 +174,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         mlflow_uri=env.get("NIGHTSHIFT_MLFLOW_URI") or env.get("MLFLOW_TRACKING_URI") or None,
         lakehouse_memory=env.get("NIGHTSHIFT_LAKEHOUSE_MEMORY", defaults.lakehouse_memory),
         local_preemptions=_number("NIGHTSHIFT_LOCAL_PREEMPTIONS", env.get("NIGHTSHIFT_LOCAL_PREEMPTIONS") or "0"),
+        pool=env.get("NIGHTSHIFT_POOL") or defaults.pool,
+        ec2=path("NIGHTSHIFT_EC2"),
         approver=env.get("NIGHTSHIFT_APPROVER", defaults.approver),
         notify=tuple(env.get("NIGHTSHIFT_NOTIFY", "").split()),
     )

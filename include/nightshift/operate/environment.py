@@ -45,6 +45,8 @@ def nightshift_variables(settings: Settings) -> dict[str, str]:
         "NIGHTSHIFT_MLFLOW_URI": settings.mlflow_url,
         "NIGHTSHIFT_LAKEHOUSE_MEMORY": settings.lakehouse_memory,
         "NIGHTSHIFT_LOCAL_PREEMPTIONS": str(settings.local_preemptions),
+        "NIGHTSHIFT_POOL": settings.pool,
+        "NIGHTSHIFT_EC2": str(settings.ec2 or ""),
         "NIGHTSHIFT_APPROVER": settings.approver,
         "NIGHTSHIFT_NOTIFY": " ".join(settings.notify),
     }

@@ -133,6 +133,7 @@ def work(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            process_group=0,
             preexec_fn=_die_with_the_agent(),
         )
     try:
@@ -141,7 +142,9 @@ def work(
     finally:
         # On an error of its own, too, nothing may stay behind.
         _leave(process)
-        _end_what_is_left()
+        with suppress(ProcessLookupError):
+            # What the program started itself is in its group.
+            os.killpg(process.pid, signal.SIGKILL)
     if leaving.asked and status != 0:
         # Whatever the signal made of it: it was asked to, and resumes.
         status = interruption.INTERRUPTED
@@ -213,16 +216,6 @@ def _leave(process: subprocess.Popen[bytes]) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
     return process.wait()
-
-
-def _end_what_is_left() -> None:
-    """Kill what the program started itself and left behind: all of this process's group but this process."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            # After the name, which may hold anything: state, parent, group.
-            group = int(stat.read_text().rpartition(")")[2].split()[2])
-            if group == os.getpgrp() and int(stat.parent.name) != os.getpid():
-                os.kill(int(stat.parent.name), signal.SIGKILL)
 
 
 def _die_with_the_agent() -> Callable[[], None]:
@@ -310,8 +303,18 @@ class Weather:
             _wait_until(self._at - self._grace / 2)
             os.kill(os.getpid(), signal.SIGTERM)
         _wait_until(self._at)
-        # The whole machine, this program too.
-        os.killpg(0, signal.SIGKILL)
+        _cut_off()
+
+
+def _cut_off() -> None:
+    """Kill the whole machine: all of this session, and this process last."""
+    session, this = os.getsid(0), os.getpid()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # After the name, which may hold anything: state, parent, group, session.
+            if int(stat.read_text().rpartition(")")[2].split()[3]) == session and int(stat.parent.name) != this:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+    os.kill(this, signal.SIGKILL)
 
 
 def _wait_until(moment: datetime) -> None:
@@ -338,6 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--until", type=datetime.fromisoformat, required=True, help="leave by then, ISO 8601 with a zone")
     parser.add_argument("--at-risk-seconds", type=float, required=True, help="work that may have to be done again")
     parser.add_argument("--price-per-hour", type=float, default=0.0, help="what this machine costs")
+    parser.add_argument("--mirror", metavar="ADDRESS", help="s3://bucket/prefix where the run lies, if not in the folder")
+    parser.add_argument("--metadata", action="store_true", help="ask EC2's metadata service when this machine goes")
     weather = parser.add_argument_group("weather, for machines of the local pool")
     weather.add_argument("--taken-at", type=datetime.fromisoformat, help="take the machine away then")
     weather.add_argument("--taken-after", type=int, help="take it away once it has completed so many checkpoints")
@@ -348,16 +353,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if asked.until.tzinfo is None:
         raise ConfigurationError(f"--until {asked.until.isoformat()} has no zone: write +00:00 behind it")
+    command = asked.program or trainer_command(asked.run, asked.at_risk_seconds, asked.price_per_hour)
     heralds: list[Herald] = []
+    carrier: Carrier | None = None
     if asked.taken_at or asked.taken_after is not None:
         heralds.append(Weather(asked.run, asked.grace_seconds, silently=asked.silently, at=asked.taken_at, after=asked.taken_after))
-    return work(
-        asked.run,
-        asked.attempt,
-        asked.until,
-        asked.program or trainer_command(asked.run, asked.at_risk_seconds, asked.price_per_hour),
-        heralds,
-    )
+    if asked.metadata:
+        from include.nightshift.spot.metadata import Metadata
+
+        heralds.append(Metadata(asked.run))
+    if asked.mirror:
+        from include.nightshift.spot.mirror import Bearer, opened
+
+        carrier = bearer = Bearer(opened(asked.mirror), asked.run, asked.attempt)
+        heralds.append(bearer)
+    return work(asked.run, asked.attempt, asked.until, command, heralds, carrier)
 
 
 if __name__ == "__main__":

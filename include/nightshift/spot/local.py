@@ -18,6 +18,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ from pathlib import Path
 from include.nightshift.errors import ConfigurationError, NoCapacityError
 from include.nightshift.settings import ROOT
 from include.nightshift.spot import agent
-from include.nightshift.spot.pools import LOG, MACHINES, Machine, Order, Prices, Sight, agent_command, place
+from include.nightshift.spot.pools import LOG, MACHINES, Machine, Order, Prices, Sight, agent_options, place
 from include.nightshift.train import checkpoint
 
 KIND = "process"
@@ -213,6 +214,7 @@ class LocalPool:
             number = int(machine.name.rpartition("-")[2])
             with suppress(FileNotFoundError, ProcessLookupError):
                 if str(run_folder).encode() in Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0"):
+                    # The trainer goes with its agent.
                     os.killpg(number, signal.SIGKILL)
             until = time.monotonic() + _STOP_SECONDS
             while agent.is_held(lock) and time.monotonic() < until:
@@ -236,7 +238,8 @@ class LocalPool:
     def _start(self, order: Order, zone: str, lock: int) -> Machine:
         started_at = datetime.now(UTC)
         agent.stop_path(order.run_folder, order.attempt).unlink(missing_ok=True)
-        command = agent_command(order, order.run_folder) + self._weather(order, zone, started_at)
+        command = [sys.executable, "-m", "include.nightshift.spot.agent", "--run", str(order.run_folder), *agent_options(order)]
+        command += self._weather(order, zone, started_at)
         if self.program:
             command += ["--", *self.program]
         with (order.run_folder / LOG).open("ab") as output:

@@ -7,7 +7,6 @@ with the attempt. A managed service fits where it can take an order, be found by
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -180,10 +179,15 @@ class Pool(Protocol):
         """End it and all that runs on it; returns when it does no more work. Harmless when it has ended."""
 
 
-def agent_command(order: Order, run_folder: Path, python: str = sys.executable) -> list[str]:
-    """What a machine runs; `run_folder` is where the run lies there."""
+def agent_options(order: Order) -> list[str]:
+    """What the agent of an order's machine is told beside its run's folder."""
     return [
-        *(python, "-m", "include.nightshift.spot.agent", "--run", str(run_folder), "--attempt", str(order.attempt)),
-        *("--until", order.until.isoformat(), "--at-risk-seconds", str(order.at_risk_seconds)),
-        *("--price-per-hour", str(order.price_per_hour)),
+        "--attempt",
+        str(order.attempt),
+        "--until",
+        order.until.isoformat(),
+        "--at-risk-seconds",
+        str(order.at_risk_seconds),
+        "--price-per-hour",
+        str(order.price_per_hour),
     ]

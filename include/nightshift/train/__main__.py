@@ -195,7 +195,7 @@ def learn(
         history = (*history, Progress(learning.step, round(took, 3), loss, datetime.now(UTC).isoformat()))
         log.info("step %d of %d: log-loss %.6f, %.2f s", learning.step, learning.steps, loss, took)
         going = interruption.seconds_left(home) is not None
-        if going or pace.due or learning.step == learning.steps:
+        if going or pace.due or interruption.is_at_risk(home) or learning.step == learning.steps:
             checkpoints.save(Checkpoint(step=learning.step, machine=stands.machine, history=history), learning.state())
             _write_progress(folder, history, learning.steps)
             log.info("saved in %.3f s", pace.saved())

@@ -34,6 +34,10 @@ NOTICE = "notice"
 """The notice file, relative to the run folder."""
 
 
+AT_RISK = "at-risk"
+"""The file, relative to the run folder, that says that the machine may go soon: every stretch is saved while it is there."""
+
+
 class Interrupted(Exception):
     """The trainer leaves because its machine does. Weather, no error."""
 
@@ -44,8 +48,19 @@ def give_notice(run_folder: Path, deadline: datetime) -> None:
 
 
 def withdraw_notice(run_folder: Path) -> None:
-    """Clear the notice of a machine that is gone; whoever starts the next machine does this."""
+    """Clear what was said of a machine that is gone; whoever starts the next machine does this."""
     (run_folder / NOTICE).unlink(missing_ok=True)
+    (run_folder / AT_RISK).unlink(missing_ok=True)
+
+
+def mark_at_risk(run_folder: Path) -> None:
+    """Tell the trainer that its machine may go sooner than others do."""
+    (run_folder / AT_RISK).touch()
+
+
+def is_at_risk(run_folder: Path) -> bool:
+    """Whether the machine may go soon."""
+    return (run_folder / AT_RISK).exists()
 
 
 def seconds_left(run_folder: Path) -> float | None:

@@ -1,0 +1,322 @@
+"""The EC2 pool: real user data of instances that moto keeps, on a stand-in that runs it and is short of machines when told."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.nightshift.errors import ConfigurationError, NoCapacityError, PoolError, TrainingFailedError
+from include.nightshift.settings import ROOT
+from include.nightshift.spot import bundle
+from include.nightshift.spot.attempts import ledger
+from include.nightshift.spot.details import Details
+from include.nightshift.spot.ec2 import Ec2Pool
+from include.nightshift.spot.local import LocalPool
+from include.nightshift.spot.pools import Order, place
+from include.nightshift.spot.steering import Terms, cancel, train_on
+from include.nightshift.train.recipes import Trees
+
+ZONES = ("eu-west-1a", "eu-west-1b")
+KIND = "g5.xlarge"
+RECIPE = Trees(name="trees", rounds=400, rounds_per_chunk=1, max_depth=2, learning_rate=0.2, subsample=0.7, colsample_bytree=0.6, seed=5)
+"""So many chunks, each of them saved, that there is time to come between."""
+
+
+@dataclass
+class Cloud:
+    """The stand-in, and an account on it."""
+
+    folder: Path
+    details: Details
+    clients: dict[str, Any]
+
+    @property
+    def pool(self) -> Ec2Pool:
+        return Ec2Pool(self.details, self.clients["ec2"], self.clients["s3"], self.clients["sqs"])
+
+    def alive(self) -> list[str]:
+        pages = self.clients["ec2"].describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}])
+        return [one["InstanceId"] for reservation in pages["Reservations"] for one in reservation["Instances"]]
+
+    def dry(self, *places: str) -> None:
+        (self.folder / "dry").write_text("\n".join(places))
+
+    def fleets(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "fleets").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    import boto3
+
+    folder = tmp_path_factory.mktemp("cloud")
+    server = subprocess.Popen([sys.executable, str(ROOT / "tests/stand_in/ec2.py"), str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        given = {"endpoint_url": endpoint, "region_name": "eu-west-1", "aws_access_key_id": "launcher", "aws_secret_access_key": "x"}
+        clients = {name: boto3.client(name, **given) for name in ("ec2", "s3", "sqs", "events", "iam")}
+        clients["s3"].create_bucket(Bucket="trainings", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        subnets = {entry["AvailabilityZone"]: entry["SubnetId"] for entry in clients["ec2"].describe_subnets()["Subnets"]}
+        queue = clients["sqs"].create_queue(QueueName="warnings")["QueueUrl"]
+        arn = clients["sqs"].get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        pattern = {"source": ["aws.ec2"], "detail-type": ["EC2 Spot Instance Interruption Warning"]}
+        clients["events"].put_rule(Name="warnings", EventPattern=json.dumps(pattern))
+        clients["events"].put_targets(Rule="warnings", Targets=[{"Id": "queue", "Arn": arn}])
+        details = Details(
+            bucket="trainings",
+            prefix="nightshift",
+            installation="tests",
+            image="ami-0123456789abcdef0",
+            instance_profile="nightshift-machine",
+            security_groups=(clients["ec2"].describe_security_groups()["SecurityGroups"][0]["GroupId"],),
+            subnets={zone: subnets[zone] for zone in ZONES},
+            types={KIND: 1.006},
+            larger={"g5.4xlarge": 1.624},
+            python=sys.executable,
+            queue=queue,
+        )
+        yield Cloud(folder, details, clients)
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(autouse=True)
+def plenty(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test finds capacity, and leaves no machine."""
+    if "cloud" not in request.fixturenames:
+        yield
+        return
+    cloud = request.getfixturevalue("cloud")
+    cloud.dry()
+    yield
+    left = cloud.alive()
+    if left:
+        cloud.clients["ec2"].terminate_instances(InstanceIds=left)
+    assert left == []
+
+
+def terms(**more: Any) -> Terms:
+    return Terms(
+        **{"deadline": datetime.now(UTC) + timedelta(hours=2), "at_risk_seconds": 0, "tick_seconds": 1.0, "work_hours": 0.01} | more
+    )
+
+
+def sha(folder: Path) -> str:
+    return json.loads((folder / "result.json").read_text())["model_sha256"]
+
+
+def order(folder: Path, attempt: int = 1, places: tuple[str, ...] = tuple(place(zone, KIND) for zone in ZONES), **more: Any) -> Order:
+    until = datetime.now(UTC) + timedelta(hours=1)
+    return Order(run_id=folder.name, run_folder=folder, attempt=attempt, places=places, until=until, at_risk_seconds=0, **more)
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 40) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.1)
+    return found
+
+
+def queued(cloud: Cloud) -> bool:
+    """Whether a message still waits to be read."""
+    asked = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    told = cloud.clients["sqs"].get_queue_attributes(QueueUrl=cloud.details.queue, AttributeNames=asked)["Attributes"]
+    return any(int(number) for number in told.values())
+
+
+def mirrored(cloud: Cloud, run_id: str, under: str = "") -> list[str]:
+    listed = cloud.clients["s3"].list_objects_v2(Bucket="trainings", Prefix=f"nightshift/runs/{run_id}/{under}")
+    return [entry["Key"].removeprefix(f"nightshift/runs/{run_id}/") for entry in listed.get("Contents", ())]
+
+
+@pytest.mark.processes
+def test_whatever_takes_a_machine_the_next_one_goes_on_and_the_model_is_that_of_a_run_here(
+    cloud: Cloud, make_run: Callable[..., Path]
+) -> None:
+    """One machine is warned over EventBridge, one by its metadata service, one goes without a word; by then a zone is dry."""
+    there, here = (make_run(name, recipe=RECIPE, run_id=name, count=300) for name in ("there", "here"))
+    pool = cloud.pool
+    trainings = threading.Thread(target=train_on, args=(pool, there, terms()), kwargs={"poll_seconds": 0.3}, daemon=True)
+    trainings.start()
+
+    def booted() -> list[str]:
+        return [name for name in cloud.alive() if name not in taken]
+
+    def saving(attempt: int) -> bool:
+        return f"machines/{attempt}.json" in mirrored(cloud, "there") and any(".state" in name for name in mirrored(cloud, "there"))
+
+    taken: list[str] = []
+    taken += wait_for(booted)
+    wait_for(lambda: saving(1))
+    detail = json.dumps({"instance-id": taken[0], "instance-action": "terminate"})
+    event = {"Source": "aws.ec2", "DetailType": "EC2 Spot Instance Interruption Warning", "Detail": detail}
+    cloud.clients["events"].put_events(Entries=[event])
+
+    taken += wait_for(booted)
+    gone = (datetime.now(UTC) + timedelta(seconds=60)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    (cloud.folder / taken[1]).mkdir(exist_ok=True)
+    (cloud.folder / taken[1] / "instance-action").write_text(json.dumps({"action": "terminate", "time": gone}))
+    [second] = [machine.zone for machine in pool.find("there", there) if machine.name == taken[1]]
+    cloud.dry(second)
+
+    taken += wait_for(booted)
+    wait_for(lambda: saving(3))
+    cloud.clients["ec2"].terminate_instances(InstanceIds=[taken[2]])
+    trainings.join(90)
+    tried = ledger(there)
+    assert [attempt.outcome for attempt in tried] == ["preempted", "preempted", "preempted", "finished"]
+    assert second not in [attempt.zone for attempt in tried[2:]]
+    assert json.loads((there / "result.json").read_text())["resumed_from_step"] > 0
+    train_on(LocalPool(), here, terms(), poll_seconds=0.1)
+    assert sha(there) == sha(here)
+    assert len(mirrored(cloud, "there", "checkpoints/")) == 4, "two kept, each a state and a manifest"
+
+
+def test_the_same_order_gives_the_same_machine_also_where_its_answer_was_lost(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder = make_run("twice", run_id="twice", count=30)
+    wanted = order(folder)
+    first = cloud.pool.start(wanted)
+    assert cloud.pool.start(wanted) == replace(first, refused=())
+    assert [machine.name for machine in cloud.pool.find("twice", folder)] == cloud.alive() == [first.name]
+    cloud.pool.stop(first, folder)
+    assert not cloud.pool.look(first, folder).alive
+
+
+def test_places_without_capacity_are_named_and_other_refusals_are_errors(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder = make_run("dry", run_id="dry", count=30)
+    cloud.dry(*ZONES)
+    with pytest.raises(NoCapacityError) as refusal:
+        cloud.pool.start(order(folder))
+    assert refusal.value.refused == dict.fromkeys((place(zone, KIND) for zone in ZONES), "InsufficientInstanceCapacity")
+    cloud.dry(f"{ZONES[0]}=UnauthorizedOperation", ZONES[1])
+    with pytest.raises(PoolError, match=r"UnauthorizedOperation.*launcher's policy"):
+        cloud.pool.start(order(folder, attempt=2))
+    assert cloud.clients["ec2"].describe_launch_templates()["LaunchTemplates"] == [], "none is left lying about"
+
+
+def test_an_order_says_what_is_paid_and_the_larger_type(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder = make_run("larger", run_id="larger", count=30)
+    machine = cloud.pool.start(order(folder, places=(), larger=True))
+    asked = cloud.fleets()[-1]
+    assert asked["type"] == "on-demand"
+    assert {one["InstanceType"] for one in asked["places"]} == {"g5.4xlarge"}
+    assert (machine.on_demand, machine.price_per_hour, machine.kind) == (True, 1.624, "g5.4xlarge")
+    cloud.pool.stop(machine, folder)
+    cloud.pool.start(order(folder, attempt=2, max_price=0.45))
+    assert {one["MaxPrice"] for one in cloud.fleets()[-1]["places"]} == {"0.4500"}
+    assert cancel(cloud.pool, folder)
+    assert cloud.pool.page(machine).endswith(f"instanceId={machine.name}")
+
+
+def test_the_template_is_as_strict_as_it_must_be(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder = make_run("strict", run_id="strict", count=30)
+    name = cloud.pool._template(order(folder), "0" * 64)["LaunchTemplateName"]
+    [version] = cloud.clients["ec2"].describe_launch_template_versions(LaunchTemplateName=name)["LaunchTemplateVersions"]
+    data = version["LaunchTemplateData"]
+    assert data["MetadataOptions"]["HttpTokens"] == "required"
+    assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert all(mapping["Ebs"]["Encrypted"] for mapping in data["BlockDeviceMappings"])
+    assert {entry["ResourceType"] for entry in data["TagSpecifications"]} >= {"instance", "volume"}
+    assert "KeyName" not in data
+    cloud.clients["ec2"].delete_launch_template(LaunchTemplateName=name)
+
+
+@pytest.mark.processes
+def test_a_machine_that_cannot_boot_says_why_and_three_of_them_are_enough(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder = make_run("boots", run_id="boots", count=30)
+    broken = Ec2Pool(replace(cloud.details, python="/no/such/python"), *(cloud.clients[name] for name in ("ec2", "s3", "sqs")))
+    with pytest.raises(TrainingFailedError, match="3 machines in a row never began"):
+        train_on(broken, folder, terms(), poll_seconds=0.2)
+    assert "/no/such/python" in (folder / "machines/1.boot.txt").read_text()
+    assert [attempt.outcome for attempt in ledger(folder)] == ["never_began"] * 3
+
+
+def test_a_warning_about_somebody_elses_machine_is_none_of_ours(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder = make_run("ours", run_id="ours", count=30)
+    machine = cloud.pool.start(order(folder))
+    for instance in ("i-0123456789abcdef0", machine.name):
+        detail = json.dumps({"instance-id": instance, "instance-action": "terminate"})
+        entry = {"Source": "aws.ec2", "DetailType": "EC2 Spot Instance Interruption Warning", "Detail": detail}
+        cloud.clients["events"].put_events(Entries=[entry])
+        # Looking is what reads the queue.
+        wait_for(lambda: not (cloud.pool.look(machine, folder), queued(cloud))[1])
+        assert cloud.pool.look(machine, folder).taken == (instance == machine.name)
+    cloud.pool.stop(machine, folder)
+
+
+def test_the_bundle_is_the_same_bytes_and_holds_what_a_trainer_needs() -> None:
+    import io
+    import tarfile
+
+    assert bundle.packed() == bundle.packed()
+    with tarfile.open(fileobj=io.BytesIO(bundle.packed())) as archive:
+        names = archive.getnames()
+    assert {"include/nightshift/train/__main__.py", "include/nightshift/spot/agent.py", "requirements-training.txt"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name]
+
+
+GOOD = """
+[ec2]
+bucket = "trainings"
+prefix = "nightshift"
+installation = "tests"
+image = "ami-0123456789abcdef0"
+instance_profile = "nightshift-machine"
+security_groups = ["sg-0123456789abcdef0"]
+[ec2.subnets]
+eu-west-1a = "subnet-0123456789abcdef0"
+[ec2.types]
+"g5.xlarge" = 1.006
+"""
+
+
+def test_the_details_are_read_from_their_file(tmp_path: Path) -> None:
+    (tmp_path / "ec2.toml").write_text(GOOD)
+    details = Details.read(tmp_path / "ec2.toml")
+    assert (details.subnets, details.types, details.connection) == (
+        {"eu-west-1a": "subnet-0123456789abcdef0"},
+        {"g5.xlarge": 1.006},
+        "aws_default",
+    )
+
+
+@pytest.mark.parametrize(
+    ("good", "wrong", "word"),
+    [
+        ('bucket = "trainings"', "", "lacks \\['bucket'\\]"),
+        ('bucket = "trainings"', 'bucket = "Trainings; rm -rf /"', "ec2.bucket"),
+        ("[ec2]", "[ec2]\ncolour = 1", "unknown \\['colour'\\]"),
+        ("[ec2]", "[ec3]", "lacks"),
+        ("[ec2]", "ec2", "no TOML"),
+        ("ami-0123456789abcdef0", "latest", "ec2.image"),
+        ('["sg-0123456789abcdef0"]', "[]", "security_groups"),
+        ('["sg-0123456789abcdef0"]', '"sg-0123456789abcdef0"', "security_groups is a list"),
+        ("eu-west-1a =", "somewhere =", "ec2.subnets"),
+        ("1.006", "0", "on-demand price"),
+        ("1.006", '"cheap"', "on-demand price"),
+        ('prefix = "nightshift"', 'prefix = "../x"', "ec2.prefix"),
+        ("[ec2]", "[ec2]\nvolume_gib = 2", "volume_gib"),
+        ("[ec2]", '[ec2]\npython = "python3; reboot"', "ec2.python"),
+    ],
+)
+def test_details_that_cannot_be_are_refused_by_name(tmp_path: Path, good: str, wrong: str, word: str) -> None:
+    assert good in GOOD
+    (tmp_path / "ec2.toml").write_text(GOOD.replace(good, wrong, 1))
+    with pytest.raises(ConfigurationError, match=word):
+        Details.read(tmp_path / "ec2.toml")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"ec2\.toml is missing: NIGHTSHIFT_EC2"):
+        Details.read(tmp_path / "ec2.toml")
