@@ -1,4 +1,4 @@
-"""Train a challenger on spot, judge it, have it approved and promote it.
+"""Train challengers on spot, choose one, judge it, have it approved and promote it.
 
 **Fires** on the asset `ops.retrain_requests`, over REST, or by hand. **Params**: `as_of`, the last night that is known
 (`last`: the newest that both feeds have brought); `hours` and `max_cost`, what the training may take, in time and money;
@@ -6,20 +6,21 @@
 **Reads** features and matured verdicts at pinned versions. **Writes** `<home>/runs/<run id>`, the MLflow run and model
 version, `ops.training_attempts`, `ops.gate_reports`, `ops.approvals`, `ops.champion_history`, the alias `champion`.
 
-**Waits** at `train` for machines and at `approve` for a human (Required Actions); no worker slot is held. **When it fails.**
-*train*: the program's own fault, its last lines are in the message, or *SpotTermsError*: time or money is spent, trigger again
-with more; a machine taken away is no failure. *gate* skipped: refused, with the reasons in
-the log, in MLflow and in `ops.gate_reports`. *NotMaturedError*: too early; wait, or bring older nights by `backfill`.
+**Waits** at `train_…` for machines and at `approve` for a human (Required Actions); no worker slot is held. **When it fails.**
+*train_…*: the program's own fault, its last lines are in the message, or *SpotTermsError*: time or money is spent, trigger again
+with more; a machine taken away is no failure. *choose*, where a use case has several candidates, leaves out one that failed, and
+fails only without any. *gate* skipped: refused, with the reasons in the log, in MLflow and in `ops.gate_reports`.
+*NotMaturedError*: too early; wait, or bring older nights by `backfill`.
 **Rerun?** Safe: the same inputs are the same run, which resumes from its checkpoints; promoting twice changes nothing.
 """
 
 from __future__ import annotations
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import DAG, Param, PartitionedAssetTimetable
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule
 from nightshift_airflow import assets
 from nightshift_airflow.defaults import TRAINING_POOL, night_dag
-from nightshift_airflow.operators.promote import APPROVE, REJECT, CloseOperator, GateOperator, PromoteOperator
+from nightshift_airflow.operators.promote import APPROVE, REJECT, ChooseOperator, CloseOperator, GateOperator, PromoteOperator
 from nightshift_airflow.operators.spot import SpotTrainingOperator, SweepOperator
 from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator
 
@@ -30,10 +31,11 @@ AS_OF = "{{ ti.xcom_pull(task_ids='claim')['as_of'] }}"
 SUBJECT = "Promote version {{ ti.xcom_pull(task_ids='gate')['model_version'] }}?"
 BODY = """
 {% set report = ti.xcom_pull(task_ids='gate') -%}
-Version **{{ report['model_version'] }}** against {{ report['champion_version'] or 'nobody (the first model)' }},
-on held-out nights that it has never seen.
+{% set choice = ti.xcom_pull(task_ids='choose') -%}
+Version **{{ report['model_version'] }}**, by recipe {{ choice['recipe'] }}, against
+{{ report['champion_version'] or 'nobody (the first model)' }}, on held-out nights that it has never seen.
 
-{% for reason in report['reasons'] %}- {{ reason }}
+{% for reason in report['reasons'] + choice['reasons'] %}- {{ reason }}
 {% endfor %}
 Report `{{ report['digest'] }}`
 """
@@ -57,23 +59,28 @@ def train(use_case: UseCase, local_preemptions: int) -> None:
     with DAG(**arguments, schedule=on_request, params=params(local_preemptions)):
         on_night = {"use_case": use_case.name, "nights": AS_OF}
         claim = ClaimOperator(task_id="claim", use_case=use_case.name, as_of="{{ params.as_of }}")
-        pin = PinOperator(task_id="pin", recipe=use_case.recipes[0].name, **on_night)
-        spot = SpotTrainingOperator(
-            task_id="train",
-            run_folder="{{ ti.xcom_pull(task_ids='pin') }}",
-            hours="{{ params.hours }}",
-            max_cost="{{ params.max_cost }}",
-            preemptions="{{ params.preemptions }}",
-            pool=TRAINING_POOL,
-        )
-        sweep = SweepOperator(task_id="sweep", run_folder="{{ ti.xcom_pull(task_ids='pin') }}")
-        gate = GateOperator(task_id="gate", train_task_id="train", **on_night)
+        trained = {recipe.name: f"train_{recipe.name}" for recipe in use_case.trained}
+        # One that failed does not stop the others; with none of them there is nothing to choose.
+        choose = ChooseOperator(task_id="choose", train_task_ids=trained, trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, **on_night)
+        for recipe, task_id in trained.items():
+            folder = f"{{{{ ti.xcom_pull(task_ids='pin_{recipe}') }}}}"
+            pin = PinOperator(task_id=f"pin_{recipe}", recipe=recipe, **on_night)
+            spot = SpotTrainingOperator(
+                task_id=task_id,
+                run_folder=folder,
+                hours="{{ params.hours }}",
+                max_cost="{{ params.max_cost }}",
+                preemptions="{{ params.preemptions }}",
+                pool=TRAINING_POOL,
+            )
+            claim >> pin >> spot >> choose
+            spot >> SweepOperator(task_id=f"sweep_{recipe}", run_folder=folder).as_teardown()
+        gate = GateOperator(task_id="gate", choose_task_id="choose", **on_night)
         # Three retries, because Airflow 3.3.2 may fail an answer that comes within a second of the question.
         approve = HITLOperator(task_id="approve", subject=SUBJECT, body=BODY, options=[APPROVE, REJECT], retries=3, execution_timeout=None)
         promote = PromoteOperator(task_id="promote", gate_task_id="gate", approve_task_id="approve", **on_night)
         close = CloseOperator(task_id="close", claim_task_id="claim", gate_task_id="gate", promote_task_id="promote", **on_night)
-        spot >> sweep.as_teardown()
-        claim >> pin >> spot >> gate >> approve >> promote >> close.as_teardown(setups=claim)
+        choose >> gate >> approve >> promote >> close.as_teardown(setups=claim)
 
 
 installed = settings.load()

@@ -16,6 +16,7 @@ from include.nightshift.errors import ConfigurationError
 from include.nightshift.rules import BatchRule, FeedRule, RowRule
 from include.nightshift.settings import Settings
 from include.nightshift.train.recipes import Recipe
+from include.nightshift.train.space import Search
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RELATION = re.compile(rf"{_NAME.pattern}\.{_NAME.pattern}")
@@ -237,7 +238,9 @@ class UseCase:
     """Nights until a night's verdicts are complete: night D is matured when drop D + this is in silver."""
     features: tuple[Feature, ...]
     recipes: tuple[Recipe, ...]
-    """How its models are made; the first one is what is trained when nobody asks for another."""
+    """How its models are made; the first one is what `train` trains unless `candidates` says otherwise."""
+    candidates: tuple[str, ...] = ()
+    """Names of recipes that `train` trains side by side; the best of them on the last training nights goes before the gate."""
     list_size: int = 100
     compromised_for_days: int = 7
     """Entities with a positive verdict reported in so many last nights are left out of the list."""
@@ -265,10 +268,30 @@ class UseCase:
         names = [recipe.name for recipe in self.recipes]
         if len(set(names)) != len(names):
             raise ConfigurationError(f"{self.name}: a recipe's name stands twice in {names}: runs are named by it")
+        self._check_candidates(names)
+
+    def _check_candidates(self, names: list[str]) -> None:
+        if set(self.candidates) - set(names) or len(set(self.candidates)) != len(self.candidates):
+            raise ConfigurationError(f"{self.name}: candidates {list(self.candidates)} must be names of its recipes {names}, each once")
+        judged_by = {recipe.name: recipe.search.validation_nights for recipe in self.trained if recipe.search}
+        if len(set(judged_by.values())) > 1:
+            raise ConfigurationError(
+                f"{self.name}: candidates are compared on the same nights, but their searches have other validation_nights: {judged_by}"
+            )
 
     @property
     def feeds(self) -> tuple[Feed, Feed]:
         return (self.events, self.labels)
+
+    @property
+    def trained(self) -> tuple[Recipe, ...]:
+        """The recipes that `train` trains. Where there are several, one without a search gets one of nothing: a figure to compare it by."""
+        named = {recipe.name: recipe for recipe in self.recipes}
+        chosen = [named[name] for name in self.candidates or [self.recipes[0].name]]
+        if len(chosen) == 1:
+            return tuple(chosen)
+        nights = next((recipe.search.validation_nights for recipe in chosen if recipe.search), Search().validation_nights)
+        return tuple(recipe if recipe.search else replace(recipe, search=Search(validation_nights=nights)) for recipe in chosen)
 
     @property
     def feature_names(self) -> list[str]:

@@ -81,7 +81,7 @@ def test_the_evidence_of_a_night_starts_a_training_whose_model_is_judged_approve
     report = walk.rows("select * from ops.gate_reports order by judged_at desc")[0]
     attempts = walk.rows("select outcome from ops.training_attempts where run_id = :run order by attempt", run=report["run_id"])
     assert [attempt["outcome"] for attempt in attempts] == ["preempted", "preempted", "finished"]
-    assert walk.airflow.tasks("card_fraud_train", training)["train"]["try_number"] == 1, "a machine lost is no try used"
+    assert walk.airflow.tasks("card_fraud_train", training)["train_trees"]["try_number"] == 1, "a machine lost is no try used"
     assert (report["passed"], report["champion_version"], report["model_version"]) == (True, "1", "2")
     assert (report["holdout_first"], report["holdout_last"]) == (night - timedelta(days=13), night - timedelta(days=7))
     assert walk.rows("select state from ops.retrain_requests") == [{"state": "done"}]

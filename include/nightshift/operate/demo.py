@@ -154,7 +154,7 @@ def _approve(walk: Walk, training: str, tell: Teller) -> None:
     """Follow a training run: what the gate said, and, where it asks, the operator's yes."""
     airflow, dag_id = walk.airflow, walk.dag("train")
     airflow.settled(dag_id, training, "gate")
-    trained, report = airflow.xcom(dag_id, training, "train"), airflow.xcom(dag_id, training, "gate", key="report")
+    trained, report = airflow.xcom(dag_id, training, "choose"), airflow.xcom(dag_id, training, "gate", key="report")
     if not report:
         airflow.wait(dag_id, training)
         tell("training: an earlier run has answered the request already")

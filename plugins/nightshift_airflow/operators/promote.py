@@ -1,4 +1,4 @@
-"""Gate, approve, promote: the candidate judged, answered by a human, and set to reign."""
+"""Choose, gate, approve, promote: one of the candidates judged, answered by a human, and set to reign."""
 
 from __future__ import annotations
 
@@ -13,27 +13,53 @@ from nightshift_airflow.operators.night import NightOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from include.nightshift.promote.choose import Candidate
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
 
 APPROVE, REJECT = "Approve", "Reject"
 
 
-class GateOperator(NightOperator):
-    """Judges the trained candidate; a rejection skips approval and promotion, with the reasons.
+class ChooseOperator(NightOperator):
+    """Hands the best of the trained candidates on, by what they reached on the last training nights; those that failed are left out.
 
-    :param train_task_id: the training task.
+    :param train_task_ids: the training task of each recipe, in the order of the use case.
     """
 
-    def __init__(self, *, train_task_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, train_task_ids: dict[str, str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.train_task_id = train_task_id
+        self.train_task_ids = train_task_ids
+
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.errors import NightshiftError
+        from include.nightshift.promote.choose import choose
+
+        trained = {recipe: context["ti"].xcom_pull(task_ids=task_id) for recipe, task_id in self.train_task_ids.items()}
+        try:
+            choice = choose([_candidate(recipe, result) for recipe, result in trained.items()])
+        except NightshiftError as error:
+            # It would say the same again.
+            raise AirflowFailException(str(error)) from error
+        for reason in choice.reasons:
+            self.log.info("%s", reason)
+        return trained[choice.recipe] | {"recipe": choice.recipe, "reasons": list(choice.reasons)}
+
+
+class GateOperator(NightOperator):
+    """Judges the chosen candidate; a rejection skips approval and promotion, with the reasons.
+
+    :param choose_task_id: the task that chose it.
+    """
+
+    def __init__(self, *, choose_task_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.choose_task_id = choose_task_id
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.promote import judge
         from include.nightshift.train.run import TrainingRun
 
-        trained = context["ti"].xcom_pull(task_ids=self.train_task_id)
+        trained = context["ti"].xcom_pull(task_ids=self.choose_task_id)
         folder = Path(trained["run_folder"])
         judged = judge.judge(
             settings,
@@ -137,6 +163,21 @@ class CloseOperator(NightOperator):
         requests.close(settings, claimed["request_ids"], done=bool(promoted), outcome=outcome)
         self.log.info("%s: %s", ", ".join(claimed["request_ids"]) or "no request", outcome)
         return outcome
+
+
+def _candidate(recipe: str, trained: dict[str, Any] | None) -> Candidate:
+    """What a training task left; None where it did not come to its end."""
+    from include.nightshift.promote.choose import Candidate
+    from include.nightshift.train import search
+    from include.nightshift.train.run import TrainingRun
+
+    if trained is None:
+        return Candidate(recipe=recipe, trained=False)
+    folder = Path(trained["run_folder"])
+    if TrainingRun.load(folder).recipe.search is None:
+        return Candidate(recipe=recipe)
+    found = search.outcome(folder)
+    return Candidate(recipe=recipe, average_precision=found.average_precision, nights=found.nights)
 
 
 def _moment(value: Any) -> datetime:

@@ -68,7 +68,7 @@ class ClaimOperator(BaseOperator):
 class PinOperator(NightOperator):
     """Lays the training run's rows, at pinned table versions, in its folder; returns the folder.
 
-    :param recipe: name of the recipe.
+    :param recipe: name of one of the use case's candidates.
     """
 
     def __init__(self, *, recipe: str, **kwargs: Any) -> None:
@@ -79,7 +79,7 @@ class PinOperator(NightOperator):
         from include.nightshift.lakehouse.session import connect
         from include.nightshift.train import pin
 
-        recipe = next(recipe for recipe in use_case.recipes if recipe.name == self.recipe)
+        recipe = next(recipe for recipe in use_case.trained if recipe.name == self.recipe)
         try:
             return str(pin.pin(connect(settings), settings, use_case, recipe, nights[-1]))
         except NotMaturedError as error:

@@ -7,7 +7,8 @@ import pytest
 from include.nightshift import usecase
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.settings import Settings
-from include.nightshift.train.recipes import Trees
+from include.nightshift.train.recipes import Linear, Trees
+from include.nightshift.train.space import Between, Search
 from include.nightshift.usecase import Column, DriftPolicy, Feed, GatePolicy, Pull, UseCase
 
 
@@ -32,6 +33,9 @@ def test_a_use_case_that_is_not_there_is_refused_with_the_file_it_needs(name: st
         usecase.load(name, Settings(usecases=(installed,)))
 
 
+SEARCHED = Trees(name="trees", search=Search(space={"max_depth": Between(3, 8)}, trials=4, validation_nights=5))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -41,11 +45,30 @@ def test_a_use_case_that_is_not_there_is_refused_with_the_file_it_needs(name: st
         ({"label_delay_days": 0}, "at least 1"),
         ({"features": ()}, "needs features"),
         ({"recipes": ()}, "at least one recipe"),
+        ({"candidates": ("trees", "forest")}, r"candidates \['trees', 'forest'\] must be names of its recipes \['trees', 'linear'"),
+        ({"candidates": ("trees", "trees")}, "each once"),
+        (
+            {"recipes": (SEARCHED, Linear(name="linear", search=Search(validation_nights=9))), "candidates": ("trees", "linear")},
+            "searches have other validation_nights: {'trees': 5, 'linear': 9}",
+        ),
     ],
 )
 def test_a_use_case_that_contradicts_itself_is_refused(use_case: UseCase, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         replace(use_case, **change)
+
+
+def test_without_candidates_the_first_recipe_is_trained_as_it_is(use_case: UseCase) -> None:
+    assert use_case.trained == use_case.recipes[:1]
+    assert [recipe.search for recipe in use_case.trained] == [None]
+
+
+def test_candidates_all_get_a_figure_on_the_same_nights_to_be_compared_by(use_case: UseCase) -> None:
+    several = replace(use_case, recipes=(SEARCHED, Linear(name="linear")), candidates=("linear", "trees"))
+    assert several.trained == (Linear(name="linear", search=Search(validation_nights=5)), SEARCHED)
+    plain = replace(use_case, candidates=("trees", "linear"))
+    assert [recipe.search for recipe in plain.trained] == [Search(), Search()]
+    assert replace(use_case, candidates=("linear",)).trained == (use_case.recipes[1],)
 
 
 def test_a_column_is_personal_in_all_feeds_of_a_use_case_or_in_none_and_never_a_double(use_case: UseCase) -> None:
