@@ -1,0 +1,368 @@
+"""The mirror: the checkpoints' contract on S3, and one machine at a time that may leave something there."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.nightshift.errors import CheckpointError, PoolError
+from include.nightshift.spot import metadata
+from include.nightshift.spot.metadata import Metadata
+from include.nightshift.spot.mirror import Bearer, Mirror
+from include.nightshift.train import interruption
+from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, complete
+
+FINGERPRINT = {"data": "d", "recipe": "r", "code": "c"}
+
+
+class Bucket:
+    """S3's answers as far as the mirror asks, in memory, in the order in which they were asked."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.exceptions = type("Exceptions", (), {"NoSuchKey": KeyError})
+        self.before: Callable[[str, str], None] = lambda what, key: None
+
+    def _note(self, what: str, key: str) -> None:
+        self.before(what, key)
+        self.asked.append((what, key))
+
+    def get_paginator(self, name: str) -> "Bucket":
+        return self
+
+    def paginate(self, Bucket: str, Prefix: str) -> list[dict[str, Any]]:
+        held = [
+            {"Key": key, "ETag": _etag(body), "Size": len(body)} for key, body in sorted(self.objects.items()) if key.startswith(Prefix)
+        ]
+        return [{"Contents": held}]
+
+    def upload_fileobj(self, file: Any, bucket: str, key: str) -> None:
+        self._note("put", key)
+        self.objects[key] = file.read()
+
+    def download_file(self, bucket: str, key: str, target: str) -> None:
+        self._note("get", key)
+        Path(target).write_bytes(self.objects[key])
+
+    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:
+        body = self.objects[Key]
+        return {"Body": type("Body", (), {"read": lambda self: body})(), "ETag": _etag(body)}
+
+    def put_object(self, Bucket: str, Key: str, Body: bytes, IfMatch: str = "", IfNoneMatch: str = "") -> dict[str, str]:
+        from botocore.exceptions import ClientError
+
+        self._note("put", Key)
+        held = self.objects.get(Key)
+        if (IfNoneMatch and held is not None) or (IfMatch and (held is None or _etag(held) != IfMatch)):
+            raise ClientError({"ResponseMetadata": {"HTTPStatusCode": 412}, "Error": {"Code": "PreconditionFailed"}}, "PutObject")  # type: ignore[typeddict-item]
+        self.objects[Key] = Body
+        return {"ETag": _etag(Body)}
+
+    def delete_object(self, Bucket: str, Key: str) -> None:
+        self._note("delete", Key)
+        self.objects.pop(Key, None)
+
+
+def _etag(body: bytes) -> str:
+    return f'"{hash(body)}"'
+
+
+def named(what: str, bucket: Bucket) -> list[str]:
+    return [key.removeprefix("p/") for asked, key in bucket.asked if asked == what]
+
+
+def save(folder: Path, *steps: int) -> None:
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    kept = Checkpoints(folder / "checkpoints", FINGERPRINT)
+    for step in steps:
+        kept.save(Checkpoint(step=step, machine={}, history=()), [f"state {step}".encode()])
+
+
+@pytest.fixture
+def bucket() -> Bucket:
+    return Bucket()
+
+
+@pytest.fixture
+def bearer(bucket: Bucket, tmp_path: Path) -> Callable[[int], Bearer]:
+    """A machine of its own folder, that has claimed the run."""
+
+    def claimed(attempt: int) -> Bearer:
+        folder = tmp_path / f"machine-{attempt}"
+        (folder / "machines").mkdir(parents=True, exist_ok=True)
+        one = Bearer(Mirror(bucket, "b", "p"), folder, attempt)
+        one.claim()
+        return one
+
+    return claimed
+
+
+def test_a_state_is_put_before_its_manifest_and_an_old_manifest_goes_after_newer_ones_stand(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path
+) -> None:
+    one, folder = bearer(1), tmp_path / "machine-1"
+    save(folder, 1, 2)
+    one._round()
+    save(folder, 3)
+    one._round()
+    assert named("put", bucket)[1:] == [f"checkpoints/{name}" for name in (
+        "00000001.state", "00000002.state", "00000001.json", "00000002.json", "00000003.state", "00000003.json",
+    )]  # fmt: skip
+    assert named("delete", bucket) == ["checkpoints/00000001.json", "checkpoints/00000001.state"]
+    assert bucket.asked[-1][0] == "delete"
+
+
+def test_a_machine_cut_off_in_the_middle_of_a_round_leaves_no_half_checkpoint(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path
+) -> None:
+    """At whatever request it dies, the next one brings a whole checkpoint, or the one before."""
+    one, folder = bearer(1), tmp_path / "machine-1"
+    save(folder, 1, 2)
+    one._round()
+    whole = dict(bucket.objects)
+    save(folder, 3)
+    one._round()
+    requests = len(bucket.asked)
+    for dies_at in range(4, requests + 1):
+        bucket.objects, bucket.asked = dict(whole), bucket.asked[:4]
+
+        def cut(what: str, key: str, dies_at: int = dies_at) -> None:
+            if len(bucket.asked) >= dies_at:
+                raise ConnectionError("cut off")
+
+        again = Bearer(Mirror(bucket, "b", "p"), folder, 1)
+        bucket.before = lambda what, key: None
+        again.claim()
+        bucket.asked, bucket.before = bucket.asked[:4], cut
+        try:
+            again._put = {}
+            again._round()
+        except ConnectionError:
+            pass
+        bucket.before = lambda what, key: None
+        fresh = tmp_path / f"fresh-{dies_at}"
+        other = Bearer(Mirror(bucket, "b", "p"), fresh, 2)
+        other.claim()
+        fresh.mkdir()
+        other.bring()
+        found = Checkpoints(fresh / "checkpoints", FINGERPRINT).newest()
+        assert found is not None
+        assert found[1] == f"state {found[0].step}".encode()
+        assert found[0].step in (2, 3)
+
+
+def test_a_state_that_was_damaged_on_its_way_yields_to_the_one_before(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path
+) -> None:
+    one, folder = bearer(1), tmp_path / "machine-1"
+    save(folder, 1, 2)
+    one._round()
+    bucket.objects["p/checkpoints/00000002.state"] = b"state 7"
+    bearer(2).bring()
+    found = Checkpoints(tmp_path / "machine-2/checkpoints", FINGERPRINT).newest()
+    assert found is not None
+    assert found[0].step == 1
+
+
+def test_a_manifest_without_its_state_is_not_brought(bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path) -> None:
+    one, folder = bearer(1), tmp_path / "machine-1"
+    save(folder, 1, 2)
+    one._round()
+    del bucket.objects["p/checkpoints/00000002.state"]
+    bearer(2).bring()
+    assert complete(tmp_path / "machine-2/checkpoints") == [1]
+
+
+def test_an_earlier_machine_is_refused_once_a_later_one_has_claimed_and_leaves_nothing(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path
+) -> None:
+    one = bearer(1)
+    two = bearer(2)
+    save(tmp_path / "machine-1", 9)
+    with pytest.raises(CheckpointError, match="belongs to attempt 2 by now"):
+        one._round()
+    assert not [name for name in bucket.objects if "checkpoints" in name]
+    with pytest.raises(CheckpointError, match="this one, 1, is over"):
+        bearer(1)
+    save(tmp_path / "machine-2", 3)
+    two._round()
+    assert "p/checkpoints/00000003.json" in bucket.objects
+
+
+def test_without_the_look_at_the_fence_the_earlier_one_would_write(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted defect: the test above must be able to fail."""
+    one, _ = bearer(1), bearer(2)
+    monkeypatch.setattr(Bearer, "_check_fence", lambda self: None)
+    save(tmp_path / "machine-1", 9)
+    one._round()
+    assert "p/checkpoints/00000009.json" in bucket.objects
+
+
+def test_of_two_that_claim_at_once_the_later_attempt_holds_the_run(bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path) -> None:
+    first = Bearer(Mirror(bucket, "b", "p"), tmp_path / "machine-1", 1)
+    raced: list[str] = []
+
+    def race(what: str, key: str) -> None:
+        if key == "p/fence.json" and not raced:
+            raced.append(key)
+            bearer(2)
+
+    bucket.before = race
+    with pytest.raises(CheckpointError, match="belongs to attempt 2"):
+        first.claim()
+
+
+def test_a_refusal_while_carrying_reaches_the_agent_and_a_network_that_is_away_does_not(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.nightshift.spot.mirror.CARRY_SECONDS", 0.01)
+    one, folder = bearer(1), tmp_path / "machine-1"
+    away = threading.Event()
+
+    def before(what: str, key: str) -> None:
+        if away.is_set() and what == "put" and "checkpoints" in key:
+            raise ConnectionError("away")
+
+    away.set()
+    bucket.before = before
+    save(folder, 1)
+    one.carry()
+    time.sleep(0.1)
+    one.carry()
+    assert not any("checkpoints" in name for name in bucket.objects)
+    away.clear()
+    _wait(lambda: "p/checkpoints/00000001.json" in bucket.objects)
+    bearer(2)
+    with pytest.raises(CheckpointError):
+        _wait(lambda: one.carry())
+
+
+def test_the_result_comes_last_and_what_is_fetched_leaves_states_and_rows_where_they_are(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path
+) -> None:
+    home, one, folder = tmp_path / "home", bearer(1), tmp_path / "machine-1"
+    (home / "data/train").mkdir(parents=True)
+    (home / "data/train/part-0.parquet").write_bytes(b"rows")
+    (home / "run.json").write_text("{}")
+    Mirror(bucket, "b", "p").deliver(home)
+    assert named("put", bucket)[-1] == "run.json"
+    one.bring()
+    assert (folder / "data/train/part-0.parquet").read_bytes() == b"rows"
+    save(folder, 1)
+    for name in ("model/model.ubj", "model/features.json", "result.json", "progress.jsonl", "log.txt", "machines/1.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    one.carry()
+    one.leave()
+    assert named("put", bucket)[-1] == "result.json"
+    order: list[str] = []
+    bucket.before = lambda what, key: order.append(key) if what == "get" else None
+    away = Mirror(bucket, "b", "p")
+    away.fetch(home)
+    assert order[-1] == "p/result.json"
+    assert not [key for key in order if key.endswith((".state", ".parquet"))]
+    assert (home / "model/model.ubj").read_text() == "model/model.ubj"
+    assert complete(home / "checkpoints") == [1]
+    order.clear()
+    away.fetch(home)
+    assert order == [], "what has not changed is not moved again"
+
+
+def test_what_a_machine_was_told_by_the_launching_side_is_a_notice(bearer: Callable[[int], Bearer], bucket: Bucket) -> None:
+    one = bearer(1)
+    soon = datetime.now(UTC) + timedelta(seconds=100)
+    bucket.objects["p/notices/1.json"] = json.dumps({"deadline": soon.isoformat()}).encode()
+    assert one.goes_at() is None
+    one._round()
+    assert one.goes_at() == soon
+
+
+def test_a_bucket_that_refuses_is_a_pool_error_with_advice(tmp_path: Path) -> None:
+    from botocore.exceptions import ClientError
+
+    class Refuses(Bucket):
+        def paginate(self, Bucket: str, Prefix: str) -> list[dict[str, Any]]:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListObjectsV2")  # type: ignore[typeddict-item]
+
+    with pytest.raises(PoolError, match=r"AccessDenied.*launcher\.json"):
+        Mirror(Refuses(), "b", "p").fetch(tmp_path)
+
+
+@pytest.fixture
+def imds(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A metadata service: what it answers by path, its valid token, and what it was asked."""
+    said: dict[str, Any] = {"token": "one", "asked": []}
+    monkeypatch.setattr(metadata, "ASK_SECONDS", 0.02)
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self._say(200, said["token"])
+
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2]
+            said["asked"].append((name, self.headers.get("X-aws-ec2-metadata-token")))
+            if self.headers.get("X-aws-ec2-metadata-token") != said["token"]:
+                self._say(401, "")
+            else:
+                self._say(*(200, said[name]) if name in said else (404, ""))
+
+        def _say(self, status: int, text: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *told: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield said
+    server.shutdown()
+
+
+def test_the_metadata_service_is_asked_with_a_token_also_when_it_has_expired(imds: dict[str, Any], tmp_path: Path) -> None:
+    herald = Metadata(tmp_path)
+    _wait(lambda: len(imds["asked"]) > 4)
+    assert herald.goes_at() is None
+    imds["token"] = "two"
+    imds["instance-action"] = '{"action": "terminate", "time": "2026-01-31T12:00:00Z"}'
+    _wait(lambda: herald.goes_at() is not None)
+    assert herald.goes_at() == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert ("instance-action", None) not in imds["asked"], "never the old way"
+
+
+def test_a_rebalance_recommendation_has_every_stretch_saved_and_nobody_leave(imds: dict[str, Any], tmp_path: Path) -> None:
+    imds["rebalance"] = '{"noticeTime": "2026-01-31T12:00:00Z"}'
+    herald = Metadata(tmp_path)
+    _wait(lambda: interruption.is_at_risk(tmp_path))
+    assert herald.goes_at() is None
+    interruption.withdraw_notice(tmp_path)
+    assert not interruption.is_at_risk(tmp_path)
+
+
+def test_a_metadata_service_that_talks_nonsense_or_is_gone_is_asked_again(imds: dict[str, Any], tmp_path: Path) -> None:
+    imds["instance-action"] = "<html>"
+    herald = Metadata(tmp_path)
+    _wait(lambda: len(imds["asked"]) > 3)
+    imds["instance-action"] = '{"action": "stop", "time": "2026-01-31T12:00:00Z"}'
+    _wait(lambda: herald.goes_at() is not None)
+    gone = Metadata(tmp_path, "http://127.0.0.1:9")
+    time.sleep(0.1)
+    assert gone.goes_at() is None
+
+
+def _wait(what: Callable[[], Any], seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
