@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import TrainingFailedError
-from include.nightshift.train import models, search
+from include.nightshift.spot.attempts import ledger
+from include.nightshift.train import children, models, search
 from include.nightshift.train import run as folders
 from include.nightshift.train.run import TrainingRun
 from include.nightshift.train.trees import Boosted
@@ -27,6 +28,9 @@ MODEL_NAME = "model"
 ARTIFACTS = "training"
 """The folder `model/` as it lies in the MLflow run; not called `model`, because `runs:/<id>/model` is the logged model."""
 
+_METRICS = 500
+"""Points in a call; MLflow takes 1000 of all kinds together."""
+
 _QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -37,7 +41,9 @@ _QUIET = {
 
 
 def track(folder: Path) -> str:
-    """Log parameters, loss by step, model and files of a finished run; returns the MLflow run id. One that is logged is left as it is.
+    """Log parameters, loss by step, machines and trials, model and files of a finished run; returns the MLflow run id.
+
+    One that is logged is left as it is.
 
     Raises:
         TrainingFailedError: the run is not finished, or its model is not the one that its result names.
@@ -49,7 +55,7 @@ def track(folder: Path) -> str:
     run, result = TrainingRun.load(folder), folders.finished(folder)
     if result is None:
         raise TrainingFailedError(f"{folder} has no result that matches its model: train it to its end, then track it")
-    run = search.found(folder, run)
+    parts, run = children.of(folder, run), search.found(folder, run)
     mlflow.set_tracking_uri(run.mlflow_url)
     # Named too: else MLflow asks a Spark session that this process may have whether it knows one.
     mlflow.set_registry_uri(run.mlflow_url)
@@ -70,8 +76,14 @@ def track(folder: Path) -> str:
     if "search" in result:
         ended = int((folder / folders.RESULT).stat().st_mtime * 1000)
         metrics.append(Metric("validation_average_precision", result["search"]["average_precision"], ended, metrics[-1].step))
+    if attempts := ledger(folder):
+        ended = max(children.milliseconds(attempt.ended_at) for attempt in attempts)
+        metrics += [Metric(name, value, ended, 0) for name, value in children.sums(attempts).items()]
     tags = [RunTag("nightshift.model_sha256", result["model_sha256"])]
-    client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+    client.log_batch(run_id, params=params, tags=tags)
+    for first in range(0, len(metrics), _METRICS):
+        client.log_batch(run_id, metrics=metrics[first : first + _METRICS])
+    children.tell(client, mlflow_run, parts)
     client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)
     model = models.load(folder / folders.MODEL_FOLDER)
     with mlflow.start_run(run_id=run_id):  # closing it marks it FINISHED

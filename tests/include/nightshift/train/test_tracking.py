@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -11,8 +14,9 @@ import pandas as pd
 import pytest
 
 from include.nightshift.errors import TrainingFailedError
+from include.nightshift.spot import attempts
 from include.nightshift.train import __main__ as trainer
-from include.nightshift.train import models, tracking, trees
+from include.nightshift.train import children, models, tracking, trees
 from include.nightshift.train.recipes import Linear
 from include.nightshift.train.run import TrainingRun, read_rows
 from include.nightshift.train.search import outcome
@@ -106,8 +110,101 @@ def test_of_a_searched_run_the_recipe_that_was_found_is_told_also_where_nothing_
     assert trainer.main(["--run", str(folder)]) == 0
     found = outcome(folder)
     (folder / "search.json").unlink()
-    told = mlflow.MlflowClient(store, store).get_run(tracking.track(folder)).data
+    run_id = tracking.track(folder)
+    told = mlflow.MlflowClient(store, store).get_run(run_id).data
     assert found.recipe != Linear(name="linear", reg_lambda=1000)
     assert told.params["reg_lambda"] == str(found.recipe.told()["reg_lambda"])
     assert "search" not in told.params
     assert told.metrics["validation_average_precision"] == pytest.approx(found.average_precision)
+    trials = _children(store, run_id, "nightshift.trial")
+    assert [trial.data.metrics["average_precision"] for trial in trials] == pytest.approx(
+        [trial.average_precision for trial in found.trials]
+    )
+    assert [trial.data.params for trial in trials] == [{"reg_lambda": str(trial.parameters["reg_lambda"])} for trial in found.trials]
+    assert [trial.data.tags["nightshift.state"] for trial in trials] == ["finished"] * 3
+    assert {"seconds", "cost"} <= trials[0].data.metrics.keys()
+
+
+def _ledger(folder: Path, *outcomes: str, **fields: object) -> None:
+    """Enter machines of ten minutes each, one after the other, in the run's ledger."""
+    began = datetime(2018, 8, 15, 3, tzinfo=UTC)
+    for number, ended_as in enumerate(outcomes, start=1):
+        line = {
+            "run_id": TrainingRun.load(folder).run_id,
+            "attempt": number,
+            "pool": "ec2",
+            "machine": f"i-{number}",
+            "kind": "g5.xlarge",
+            "zone": "eu-west-1b",
+            "on_demand": False,
+            "started_at": (began + timedelta(minutes=10 * number)).isoformat(),
+            "ended_at": (began + timedelta(minutes=10 * number + 10)).isoformat(),
+            "outcome": ended_as,
+            "seconds": 600.0,
+            "lost_seconds": 0.0 if ended_as == "finished" else 45.0,
+            "cost": 0.05,
+            "on_demand_cost": 0.2,
+        }
+        attempts.append(folder / attempts.LEDGER, line | fields)
+
+
+def _children(store: str, run_id: str, tag: str) -> list[Any]:
+    client = mlflow.MlflowClient(store, store)
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    return sorted((child for child in found if tag in child.data.tags), key=lambda child: int(child.data.tags[tag]))
+
+
+def test_every_machine_is_a_child_run_once_however_often_the_telling_is_killed(
+    make_run: Callable[..., Path], store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(run_id="preempted", mlflow_url=store, recipe=Linear(name="linear", steps=2))
+    assert trainer.main(["--run", str(folder)]) == 0
+    _ledger(folder, "preempted", "out_of_memory", "finished")
+    seen: set[str] = set()
+
+    # Killed once before each call that makes, fills or ends a run.
+    def dying(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+        def call(client: object, *arguments: Any, **named: Any) -> Any:
+            occasion = f"{name} {arguments[0]} {named.get('run_name')} {sorted(named)}"
+            if occasion not in seen:
+                seen.add(occasion)
+                raise KeyboardInterrupt
+            return whole(client, *arguments, **named)
+
+        return call
+
+    run_id = None
+    with monkeypatch.context() as patch:
+        for name in ("create_run", "log_batch", "set_terminated"):
+            patch.setattr(mlflow.MlflowClient, name, dying(name, getattr(mlflow.MlflowClient, name)))
+        while run_id is None:
+            with suppress(KeyboardInterrupt):
+                run_id = tracking.track(folder)
+    assert len(seen) >= 12
+    assert tracking.track(folder) == run_id
+
+    told = _children(store, run_id, "nightshift.attempt")
+    assert [child.data.tags["nightshift.outcome"] for child in told] == ["preempted", "out_of_memory", "finished"]
+    assert [child.info.status for child in told] == ["KILLED", "FAILED", "FINISHED"]
+    first = told[0]
+    tags = {name: first.data.tags[f"nightshift.{name}"] for name in ("machine", "zone", "kind")}
+    assert tags == {"machine": "i-1", "zone": "eu-west-1b", "kind": "g5.xlarge"}
+    assert first.data.metrics == {"seconds": 600.0, "lost_seconds": 45.0, "cost": 0.05, "on_demand_cost": 0.2}
+    began = datetime(2018, 8, 15, 3, 10, tzinfo=UTC)
+    assert first.info.start_time == began.timestamp() * 1000
+    assert first.info.end_time - first.info.start_time == 600_000
+    client = mlflow.MlflowClient(store, store)
+    assert len(client.get_metric_history(first.info.run_id, "cost")) == 1
+    parent = client.get_run(run_id).data.metrics
+    wanted = {"attempts": 3, "preemptions": 1, "spot_seconds": 1800, "lost_seconds": 90, "cost": 0.15, "on_demand_cost": 0.6, "saved": 0.75}
+    assert {name: parent[name] for name in wanted} == pytest.approx(wanted)
+
+
+def test_what_cost_nothing_on_demand_saved_no_share_and_what_ran_on_demand_is_no_spot_second(make_run: Callable[..., Path]) -> None:
+    folder = make_run()
+    _ledger(folder, "preempted", on_demand_cost=0.0)
+    assert "saved" not in children.sums(attempts.ledger(folder))
+    _ledger(folder, "finished", on_demand=True)
+    assert children.sums(attempts.ledger(folder))["spot_seconds"] == 600
+    assert children.sums([]) == {}
