@@ -73,9 +73,16 @@ class Mirror:
 
     def read(self, name: str) -> tuple[Any, str] | None:
         """A small JSON object and its ETag; None where there is none."""
+        from botocore.exceptions import ClientError
+
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=self._key(name))
         except self.client.exceptions.NoSuchKey:
+            return None
+        except ClientError as error:
+            # Whoever may list a prefix alone can be told 403 of what is not there; the list of the prefix tells the two apart.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 403 or name in self.held(name):
+                raise
             return None
         return json.loads(answer["Body"].read()), answer["ETag"]
 

@@ -286,6 +286,20 @@ def test_what_a_machine_was_told_by_the_launching_side_is_a_notice(bearer: Calla
     assert one.goes_at() == soon
 
 
+def test_what_is_not_there_is_no_refusal_to_who_may_list_the_prefix_alone(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import ClientError
+
+    def forbidden(**asked: str) -> None:
+        raise ClientError({"ResponseMetadata": {"HTTPStatusCode": 403}, "Error": {"Code": "AccessDenied"}}, "GetObject")  # type: ignore[typeddict-item]
+
+    monkeypatch.setattr(bucket, "get_object", forbidden)
+    mirror = Mirror(bucket, "b", "runs/r")
+    assert mirror.read("fence.json") is None
+    bucket.objects["runs/r/fence.json"] = b"{}"
+    with pytest.raises(ClientError, match="AccessDenied"):
+        mirror.read("fence.json")
+
+
 def test_a_bucket_that_refuses_is_a_pool_error_with_advice(tmp_path: Path) -> None:
     from botocore.exceptions import ClientError
 
