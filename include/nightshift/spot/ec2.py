@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -56,6 +57,8 @@ _ALIVE = ("pending", "running", "stopping", "shutting-down")
 _TAKEN = "Server.SpotInstanceTermination"
 _CHANGEOVER_SECONDS = 240.0
 _TICK_SECONDS = 60.0
+_SHOWN_SECONDS = 30.0
+_SHOWN_EVERY_SECONDS = 0.5
 _GRACE = timedelta(minutes=10)
 """Beyond its time a machine has this long to bring away what it has."""
 
@@ -135,9 +138,7 @@ class Ec2Pool:
             raise NoCapacityError(
                 f"EC2 has no machine for attempt {order.attempt} of {order.run_id}: {refused or 'it gave no reason'}", refused
             )
-        with _told("ec2:CreateTags and ec2:DescribeInstances"):
-            self._ec2.create_tags(Resources=ids, Tags=_tags(self._tags(order)))
-        [machine] = [machine for machine in self._machines(order.run_id, order.attempt, _ALIVE) if machine.name == ids[0]]
+        machine = self._shown(order, ids)
         price = machine.on_demand_per_hour if machine.on_demand else self._spot_price(machine)
         with _told("ec2:CreateTags"):
             self._ec2.create_tags(Resources=ids, Tags=_tags({PRICE_TAG: f"{price:.6f}"}))
@@ -183,6 +184,29 @@ class Ec2Pool:
     def stop(self, machine: Machine, run_folder: Path) -> None:
         with _told("ec2:TerminateInstances"):
             self._ec2.terminate_instances(InstanceIds=[machine.name])
+
+    def _shown(self, order: Order, ids: list[str]) -> Machine:
+        """The machine that a fleet has given: EC2 tells of it everywhere only some seconds after it gave it."""
+        from botocore.exceptions import ClientError
+
+        until = time.monotonic() + _SHOWN_SECONDS
+        while True:
+            late = time.monotonic() > until
+            with _told("ec2:CreateTags and ec2:DescribeInstances"):
+                try:
+                    self._ec2.create_tags(Resources=ids, Tags=_tags(self._tags(order)))
+                except ClientError as error:
+                    if error.response["Error"]["Code"] != "InvalidInstanceID.NotFound" or late:
+                        raise
+            for machine in self._machines(order.run_id, order.attempt, (*_ALIVE, "terminated")):
+                if machine.name == ids[0]:
+                    return machine
+            if late:
+                raise PoolError(
+                    f"EC2 gave {ids[0]} for attempt {order.attempt} of {order.run_id} and does not show it after {_SHOWN_SECONDS:.0f} s: "
+                    "the same order again finds it by its tags, and it ends itself in any case"
+                )
+            time.sleep(_SHOWN_EVERY_SECONDS)
 
     def _machines(self, run_id: str, attempt: int | None, states: tuple[str, ...]) -> list[Machine]:
         wanted = {RUN_TAG: run_id, INSTALLATION_TAG: self.details.installation} | ({ATTEMPT_TAG: str(attempt)} if attempt else {})
@@ -329,13 +353,19 @@ class Ec2Pool:
         with _told("sqs:ReceiveMessage and sqs:DeleteMessage"):
             answer = self._sqs.receive_message(QueueUrl=self.details.queue, MaxNumberOfMessages=10, WaitTimeSeconds=0)
             for message in answer.get("Messages", ()):
-                self._heard(json.loads(message["Body"]))
+                self._heard(message["Body"])
                 # Only now: a message that was not written down comes again.
                 self._sqs.delete_message(QueueUrl=self.details.queue, ReceiptHandle=message["ReceiptHandle"])
 
-    def _heard(self, event: Mapping[str, Any]) -> None:
-        instance = event.get("detail", {}).get("instance-id", "")
-        if event.get("detail-type") != "EC2 Spot Instance Interruption Warning" or not re.fullmatch(r"i-[0-9a-f]{8,17}", instance):
+    def _heard(self, body: str) -> None:
+        try:
+            event = json.loads(body)
+            kind, instance, at = event["detail-type"], event["detail"].get("instance-id"), datetime.fromisoformat(event["time"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # Left in the queue, it would stop every run that reads there, again and again.
+            log.warning("the queue %s holds something that is no event of EventBridge (%r), dropped", self.details.queue, error)
+            return
+        if kind != "EC2 Spot Instance Interruption Warning" or not re.fullmatch(r"i-[0-9a-f]{8,17}", str(instance)):
             return
         filters = [
             {"Name": "instance-id", "Values": [instance]},
@@ -346,7 +376,7 @@ class Ec2Pool:
         ]
         for machine in map(self._machine, found):
             # Two minutes, AWS says; the message has been on its way for some of them.
-            deadline = datetime.fromisoformat(event["time"]) + timedelta(seconds=110)
+            deadline = at + timedelta(seconds=110)
             mirror = self._mirror(machine.run_id)
             with told(mirror.bucket, mirror.prefix):
                 mirror.write(f"{NOTICES}/{machine.attempt}.json", {"deadline": deadline.isoformat(), "machine": machine.name})

@@ -255,6 +255,47 @@ def test_a_warning_about_somebody_elses_machine_is_none_of_ours(cloud: Cloud, ma
     cloud.pool.stop(machine, folder)
 
 
+def test_a_message_that_is_no_event_is_dropped_and_stops_nobody(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder = make_run("noise", run_id="noise", count=30)
+    machine = cloud.pool.start(order(folder))
+    for noise in ("no JSON", "[]", '{"detail-type": "EC2 Spot Instance Interruption Warning", "time": "2026-01-01T00:00:00Z"}'):
+        cloud.clients["sqs"].send_message(QueueUrl=cloud.details.queue, MessageBody=noise)
+    wait_for(lambda: not (cloud.pool.look(machine, folder), queued(cloud))[1])
+    assert not cloud.pool.look(machine, folder).taken
+    cloud.pool.stop(machine, folder)
+
+
+def test_a_machine_that_ec2_does_not_show_at_once_is_waited_for(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    """AWS's answers agree only after some seconds; moto's do at once, so a client forgets the newest machine for a while."""
+    from botocore.exceptions import ClientError
+
+    class Forgetful:
+        left = 2
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(cloud.clients["ec2"], name)
+
+        def create_tags(self, **asked: Any) -> Any:
+            if self.left == 2:
+                self.left = 1
+                raise ClientError({"Error": {"Code": "InvalidInstanceID.NotFound"}}, "CreateTags")
+            return cloud.clients["ec2"].create_tags(**asked)
+
+        def get_paginator(self, name: str) -> Any:
+            if name == "describe_instances" and self.left == 1:
+                self.left = 0
+                # What it shows of a run that is not there.
+                return type("Empty", (), {"paginate": lambda self, **asked: [{"Reservations": []}]})()
+            return cloud.clients["ec2"].get_paginator(name)
+
+    folder = make_run("shown", run_id="shown", count=30)
+    client = Forgetful()
+    pool = Ec2Pool(cloud.details, client, cloud.clients["s3"])
+    machine = pool.start(order(folder))
+    assert (client.left, cloud.alive()) == (0, [machine.name])
+    pool.stop(machine, folder)
+
+
 def test_the_bundle_is_the_same_bytes_and_holds_what_a_trainer_needs() -> None:
     import io
     import tarfile
