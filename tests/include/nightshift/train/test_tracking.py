@@ -178,10 +178,11 @@ def test_every_machine_is_a_child_run_once_however_often_the_telling_is_killed(
     with monkeypatch.context() as patch:
         for name in ("create_run", "log_batch", "set_terminated"):
             patch.setattr(mlflow.MlflowClient, name, dying(name, getattr(mlflow.MlflowClient, name)))
-        while run_id is None:
+        for _ in range(30):
             with suppress(KeyboardInterrupt):
                 run_id = tracking.track(folder)
-    assert len(seen) >= 12
+    assert 12 <= len(seen) < 30
+    assert run_id is not None
     assert tracking.track(folder) == run_id
 
     told = _children(store, run_id, "nightshift.attempt")
