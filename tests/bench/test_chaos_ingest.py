@@ -21,7 +21,7 @@ from include.nightshift.settings import Settings
 from include.nightshift.usecase import Feed, UseCase
 
 NIGHT = date(1999, 4, 5)
-KILLS, GOOD, BAD = 4, 40, 5
+KILLS, GOOD, BAD = 2, 40, 5
 COLUMNS = "transaction_id, customer_id, cast(tx_amount as double) as amount"
 
 

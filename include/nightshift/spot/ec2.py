@@ -119,7 +119,7 @@ class Ec2Pool:
                 answer = self._ec2.create_fleet(
                     Type="instant",
                     # The same order again is the same fleet, should the answer to the first have been lost; another ask is another one.
-                    ClientToken=_token(order, places),
+                    ClientToken=_token(order),
                     LaunchTemplateConfigs=[{"LaunchTemplateSpecification": template, "Overrides": overrides}],
                     TargetCapacitySpecification={
                         "TotalTargetCapacity": 1,
@@ -129,11 +129,9 @@ class Ec2Pool:
                     **options,
                 )
         finally:
-            # A fleet of type instant has read it; what is left would pile up.
-            with _told("ec2:DeleteLaunchTemplate"):
-                self._ec2.delete_launch_template(LaunchTemplateName=template["LaunchTemplateName"])
-        refused = self._refused(answer.get("Errors", ()), places)
+            self._forget(template)
         ids = [instance_id for instance in answer.get("Instances", ()) for instance_id in instance["InstanceIds"]]
+        refused = self._refused(answer.get("Errors", ()), places, given=bool(ids))
         if not ids:
             raise NoCapacityError(
                 f"EC2 has no machine for attempt {order.attempt} of {order.run_id}: {refused or 'it gave no reason'}", refused
@@ -249,12 +247,25 @@ class Ec2Pool:
     def _types(self, *, larger: bool) -> Mapping[str, float]:
         return self.details.larger if larger and self.details.larger else self.details.types
 
-    def _refused(self, errors: Any, places: list[Any]) -> dict[str, str]:
-        """The places that had none; any other error is one of ours."""
+    def _forget(self, template: Mapping[str, str]) -> None:
+        """Delete a launch template: a fleet of type instant has read it, and what is left would pile up."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._ec2.delete_launch_template(LaunchTemplateName=template["LaunchTemplateName"])
+        except (BotoCoreError, ClientError) as error:
+            # What the fleet answered matters more.
+            log.warning("launch template %s is left: %s", template["LaunchTemplateName"], error)
+
+    def _refused(self, errors: Any, places: list[Any], *, given: bool) -> dict[str, str]:
+        """The places that had none; any other error is one of ours, unless a machine was given all the same."""
         zones = {subnet: zone for zone, subnet in self.details.subnets.items()}
         refused: dict[str, str] = {}
         for error in errors:
             code = error.get("ErrorCode", "")
+            if code not in _NO_CAPACITY and given:
+                log.warning("EC2 gave a machine, and said too: %s, %s", code, error.get("ErrorMessage", ""))
+                continue
             if code not in _NO_CAPACITY:
                 raise PoolError(
                     f"EC2 refused: {code}, {error.get('ErrorMessage', '')}. Look at image, subnets, security groups and the launcher's "
@@ -330,10 +341,8 @@ class Ec2Pool:
 
     def _user_data(self, order: Order, code: str) -> str:
         mirror = self._mirror(order.run_id)
-        minutes = max(1, int((order.until + _GRACE - datetime.now(UTC)).total_seconds() // 60))
         values = {
-            # Whole hours: the same order, given again a moment later, is the same template.
-            "MINUTES": str(60 * -(-minutes // 60)),
+            "UNTIL": (order.until + _GRACE).isoformat(),
             "CODE": f"s3://{self.details.bucket}/{self.details.prefix}/code/{code}.tar.gz",
             "DIGEST": code,
             "PYTHON": self.details.python,
@@ -387,10 +396,10 @@ def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": name, "Value": value} for name, value in tags.items()]
 
 
-def _token(order: Order, places: list[Any]) -> str:
-    """Names one ask: which attempt, of what, in which minute. A refused ask is another one a minute later."""
-    asked = [order.run_id, order.attempt, order.on_demand, sorted(map(list, places)), datetime.now(UTC).strftime("%Y%m%d%H%M")]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:64]
+def _token(order: Order) -> str:
+    """Names one ask: the same again gives the same fleet, should the answer have been lost; one after a refusal is another."""
+    asked = [order.run_id, order.attempt, order.ask, order.on_demand, sorted(order.places), order.until.isoformat(), order.larger]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _ended_at(instance: Mapping[str, Any]) -> datetime | None:

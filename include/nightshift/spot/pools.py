@@ -43,6 +43,8 @@ class Order:
     """What it will cost at most, as prices stand; a search with a budget counts with it."""
     max_price: float | None = None
     """Pay no more an hour."""
+    ask: int = 0
+    """How often the pool has been asked for this run before: what tells the same order again from the next one."""
     larger: bool = False
     """An attempt ran out of memory: take the larger type."""
 

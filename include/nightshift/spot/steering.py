@@ -366,8 +366,9 @@ class _Turn:
 
     def _asked(self, places: tuple[str, ...], wished: tuple[str, ...], prices: Prices, instead_of: Machine | None) -> Machine | None:
         """Ask for a machine; the one that runs is let go when another one is there. None: refused."""
+        asked = attempts.lines(self.folder / ASKED)
         known = [self.attempt, *(attempt.attempt for attempt in attempts.ledger(self.folder))]
-        known += [line["attempt"] for line in attempts.lines(self.folder / ASKED) if line["machine"]]
+        known += [line["attempt"] for line in asked if line["machine"]]
         order = Order(
             run_id=self.run.run_id,
             run_folder=self.folder,
@@ -377,6 +378,7 @@ class _Turn:
             at_risk_seconds=self.terms.at_risk_seconds,
             price_per_hour=max((prices.spot[place] for place in places), default=prices.on_demand),
             max_price=self.terms.price_ceiling if places else None,
+            ask=len(asked),
             larger=self._in_a_row("out_of_memory") > 0,
         )
         refused = dict.fromkeys(set(wished) - set(places), f"dearer than {self.terms.price_ceiling}")

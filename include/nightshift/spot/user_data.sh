@@ -2,7 +2,7 @@
 # What a training machine does from its boot to its end. `ec2.py` fills in the quoted values. Another root is for rehearsals only.
 root=${NIGHTSHIFT_MACHINE_ROOT:-}
 # First of all its own end: whatever hangs below, it does not outlive its time by much.
-shutdown -P +@MINUTES@
+shutdown -P "+$((($(date --date @UNTIL@ +%s) - $(date +%s)) / 60))"
 mkdir -p "$root/var/log" "$root/opt/nightshift" "$root/var/lib/nightshift/run"
 exec >"$root/var/log/nightshift-boot.txt" 2>&1
 set -x

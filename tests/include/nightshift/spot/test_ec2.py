@@ -1,12 +1,10 @@
 """The EC2 pool: real user data of instances that moto keeps, on a stand-in that runs it and is short of machines when told."""
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import pytest
 
 from include.nightshift.errors import ConfigurationError, NoCapacityError, PoolError, TrainingFailedError
-from include.nightshift.settings import ROOT
 from include.nightshift.spot import bundle
 from include.nightshift.spot.attempts import ledger
 from include.nightshift.spot.details import Details
@@ -23,71 +20,16 @@ from include.nightshift.spot.local import LocalPool
 from include.nightshift.spot.pools import Order, place
 from include.nightshift.spot.steering import Terms, cancel, train_on
 from include.nightshift.train.recipes import Trees
+from tests.stand_in.account import KIND, ZONES, Cloud, account
 
-ZONES = ("eu-west-1a", "eu-west-1b")
-KIND = "g5.xlarge"
-RECIPE = Trees(name="trees", rounds=400, rounds_per_chunk=1, max_depth=2, learning_rate=0.2, subsample=0.7, colsample_bytree=0.6, seed=5)
+RECIPE = Trees(name="trees", rounds=700, rounds_per_chunk=1, max_depth=2, learning_rate=0.2, subsample=0.7, colsample_bytree=0.6, seed=5)
 """So many chunks, each of them saved, that there is time to come between."""
-
-
-@dataclass
-class Cloud:
-    """The stand-in, and an account on it."""
-
-    folder: Path
-    details: Details
-    clients: dict[str, Any]
-
-    @property
-    def pool(self) -> Ec2Pool:
-        return Ec2Pool(self.details, self.clients["ec2"], self.clients["s3"], self.clients["sqs"])
-
-    def alive(self) -> list[str]:
-        pages = self.clients["ec2"].describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}])
-        return [one["InstanceId"] for reservation in pages["Reservations"] for one in reservation["Instances"]]
-
-    def dry(self, *places: str) -> None:
-        (self.folder / "dry").write_text("\n".join(places))
-
-    def fleets(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "fleets").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    import boto3
-
-    folder = tmp_path_factory.mktemp("cloud")
-    server = subprocess.Popen([sys.executable, str(ROOT / "tests/stand_in/ec2.py"), str(folder)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
-        given = {"endpoint_url": endpoint, "region_name": "eu-west-1", "aws_access_key_id": "launcher", "aws_secret_access_key": "x"}
-        clients = {name: boto3.client(name, **given) for name in ("ec2", "s3", "sqs", "events", "iam")}
-        clients["s3"].create_bucket(Bucket="trainings", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        subnets = {entry["AvailabilityZone"]: entry["SubnetId"] for entry in clients["ec2"].describe_subnets()["Subnets"]}
-        queue = clients["sqs"].create_queue(QueueName="warnings")["QueueUrl"]
-        arn = clients["sqs"].get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        pattern = {"source": ["aws.ec2"], "detail-type": ["EC2 Spot Instance Interruption Warning"]}
-        clients["events"].put_rule(Name="warnings", EventPattern=json.dumps(pattern))
-        clients["events"].put_targets(Rule="warnings", Targets=[{"Id": "queue", "Arn": arn}])
-        details = Details(
-            bucket="trainings",
-            prefix="nightshift",
-            installation="tests",
-            image="ami-0123456789abcdef0",
-            instance_profile="nightshift-machine",
-            security_groups=(clients["ec2"].describe_security_groups()["SecurityGroups"][0]["GroupId"],),
-            subnets={zone: subnets[zone] for zone in ZONES},
-            types={KIND: 1.006},
-            larger={"g5.4xlarge": 1.624},
-            python=sys.executable,
-            queue=queue,
-        )
-        yield Cloud(folder, details, clients)
-    finally:
-        server.terminate()
-        server.wait(10)
+    with account(tmp_path_factory.mktemp("cloud")) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +62,7 @@ def order(folder: Path, attempt: int = 1, places: tuple[str, ...] = tuple(place(
     return Order(run_id=folder.name, run_folder=folder, attempt=attempt, places=places, until=until, at_risk_seconds=0, **more)
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 40) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 90) -> Any:
     until = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < until, "it did not happen"
@@ -133,11 +75,6 @@ def queued(cloud: Cloud) -> bool:
     asked = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     told = cloud.clients["sqs"].get_queue_attributes(QueueUrl=cloud.details.queue, AttributeNames=asked)["Attributes"]
     return any(int(number) for number in told.values())
-
-
-def mirrored(cloud: Cloud, run_id: str, under: str = "") -> list[str]:
-    listed = cloud.clients["s3"].list_objects_v2(Bucket="trainings", Prefix=f"nightshift/runs/{run_id}/{under}")
-    return [entry["Key"].removeprefix(f"nightshift/runs/{run_id}/") for entry in listed.get("Contents", ())]
 
 
 @pytest.mark.processes
@@ -153,15 +90,10 @@ def test_whatever_takes_a_machine_the_next_one_goes_on_and_the_model_is_that_of_
     def booted() -> list[str]:
         return [name for name in cloud.alive() if name not in taken]
 
-    def saving(attempt: int) -> bool:
-        return f"machines/{attempt}.json" in mirrored(cloud, "there") and any(".state" in name for name in mirrored(cloud, "there"))
-
     taken: list[str] = []
     taken += wait_for(booted)
-    wait_for(lambda: saving(1))
-    detail = json.dumps({"instance-id": taken[0], "instance-action": "terminate"})
-    event = {"Source": "aws.ec2", "DetailType": "EC2 Spot Instance Interruption Warning", "Detail": detail}
-    cloud.clients["events"].put_events(Entries=[event])
+    wait_for(lambda: cloud.saves("there", 1))
+    cloud.warn(taken[0])
 
     taken += wait_for(booted)
     gone = (datetime.now(UTC) + timedelta(seconds=60)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -171,16 +103,16 @@ def test_whatever_takes_a_machine_the_next_one_goes_on_and_the_model_is_that_of_
     cloud.dry(second)
 
     taken += wait_for(booted)
-    wait_for(lambda: saving(3))
+    wait_for(lambda: cloud.saves("there", 3))
     cloud.clients["ec2"].terminate_instances(InstanceIds=[taken[2]])
-    trainings.join(90)
+    trainings.join(180)
     tried = ledger(there)
     assert [attempt.outcome for attempt in tried] == ["preempted", "preempted", "preempted", "finished"]
     assert second not in [attempt.zone for attempt in tried[2:]]
     assert json.loads((there / "result.json").read_text())["resumed_from_step"] > 0
     train_on(LocalPool(), here, terms(), poll_seconds=0.1)
     assert sha(there) == sha(here)
-    assert len(mirrored(cloud, "there", "checkpoints/")) == 4, "two kept, each a state and a manifest"
+    assert len(cloud.mirrored("there", "checkpoints/")) == 4, "two kept, each a state and a manifest"
 
 
 def test_the_same_order_gives_the_same_machine_also_where_its_answer_was_lost(cloud: Cloud, make_run: Callable[..., Path]) -> None:
@@ -246,9 +178,7 @@ def test_a_warning_about_somebody_elses_machine_is_none_of_ours(cloud: Cloud, ma
     folder = make_run("ours", run_id="ours", count=30)
     machine = cloud.pool.start(order(folder))
     for instance in ("i-0123456789abcdef0", machine.name):
-        detail = json.dumps({"instance-id": instance, "instance-action": "terminate"})
-        entry = {"Source": "aws.ec2", "DetailType": "EC2 Spot Instance Interruption Warning", "Detail": detail}
-        cloud.clients["events"].put_events(Entries=[entry])
+        cloud.warn(instance)
         # Looking is what reads the queue.
         wait_for(lambda: not (cloud.pool.look(machine, folder), queued(cloud))[1])
         assert cloud.pool.look(machine, folder).taken == (instance == machine.name)
