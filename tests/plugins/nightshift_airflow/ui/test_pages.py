@@ -197,7 +197,7 @@ def test_the_link_of_the_task_leads_to_the_page_of_its_run_and_survives_serialis
 
 def test_the_plugin_is_registered_and_loads_no_page_before_somebody_asks_for_one(told: dict[str, Any]) -> None:
     assert told["registered"] == {
-        "links": ["MLflow run", "dbt results"],
+        "links": ["MLflow run", "Machine", "dbt results"],
         "prefix": "/nightshift",
         "views": [["/nightshift/dbt/{DAG_ID}/{RUN_ID}", "dag_run"]],
         "pages loaded": False,
