@@ -223,7 +223,7 @@ from include.nightshift.train import sequence
 done, stretch = [], sequence.Training._stretch
 def mortal(self, after_step):
     if len(done) == 3:
-        raise torch.OutOfMemoryError("CUDA out of memory, planted")
+        os._exit(9)
     done.append(stretch(self, after_step))
     return done[-1]
 sequence.Training._stretch = mortal
