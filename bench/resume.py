@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -260,18 +261,12 @@ def _load(names: Sequence[str]) -> None:
     """Load what the trainers need, so that a fork begins at once; no thread may have run by then."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    import pyarrow.dataset
-    import pyarrow.parquet
-    import xgboost
-
-    import include.nightshift.monitor.drift
-    import include.nightshift.train.__main__
-
+    wanted = ["pyarrow.dataset", "pyarrow.parquet", "xgboost", "include.nightshift.monitor.drift", "include.nightshift.train.__main__"]
     if "sequence" in names:
-        import safetensors.torch
-        import torch._dynamo
-
-        import include.nightshift.train.sequence
+        # The optimiser asks for torch._dynamo at its first step, for a second.
+        wanted += ["safetensors.torch", "torch._dynamo", "include.nightshift.train.sequence"]
+    for name in wanted:
+        importlib.import_module(name)
     # Arrow's allocator has a thread that it makes anew in a fork. There is no such list but on Linux.
     running = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     if others := [name for name in running[1:] if not name.startswith("jemalloc")]:
