@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from include.nightshift.errors import TrainingFailedError, TrainingOutOfMemoryError
-from include.nightshift.train import interruption, learner, memory, models, search, trees
+from include.nightshift.train import certificate, environment, interruption, learner, memory, models, search, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
@@ -135,13 +135,15 @@ def _learnt(
 
     `home`: the folder of the whole run, where notices come.
     """
-    checkpoints = Checkpoints(folder / folders.CHECKPOINTS, fingerprint(run, rows))
+    agreed = fingerprint(run, rows)
+    checkpoints = Checkpoints(folder / folders.CHECKPOINTS, agreed)
     checkpoints.folder.mkdir(parents=True, exist_ok=True)
     start = checkpoints.newest()
     stands = start[0] if start else Checkpoint(step=0, machine=_machine(home, run), history=())
     learning = learner.begin(run, rows, stands.machine)
     if start:
         learning.restore(stands.step, start[1])
+    certificate.started(folder, stands.step, start[1] if start else None, agreed)
     log.info("run %s: %d rows, starting at step %d of %d", run.run_id, int(rows.told.sum()), stands.step, learning.steps)
     history = learn(folder, learning, stands, checkpoints, Pace(at_risk_seconds), alive, home)
     return learning, stands, history
@@ -169,8 +171,7 @@ def _rows(folder: Path, run: TrainingRun, last: date | None = None) -> Rows:
 
 def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:
     """What a checkpoint must agree with to be resumed: the rows themselves, the recipe, and the code that makes the model."""
-    recipe = json.dumps([run.recipe.told(), run.features, run.target], sort_keys=True)
-    return {"data": rows.digest, "recipe": hashlib.sha256(recipe.encode()).hexdigest(), "code": learner.code(run.recipe)}
+    return {"data": rows.digest, "recipe": certificate.recipe_digest(run), "code": learner.code(run.recipe)}
 
 
 def learn(
@@ -247,6 +248,7 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     # A row of medians: an example is kept with the model for good, and must be nobody's.
     example = np.median(np.nan_to_num(matrix), axis=0)
     write_durably(folder / folders.EXAMPLE, json.dumps(dict(zip(run.features, example.tolist(), strict=True)), indent=1).encode())
+    write_durably(folder / folders.ENVIRONMENT, json.dumps(environment.here(run.recipe), indent=1).encode())
     result: dict[str, Any] = {
         "model_sha256": hashlib.sha256(content).hexdigest(),
         "steps": learning.steps,

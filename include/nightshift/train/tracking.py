@@ -5,15 +5,17 @@ All it tells lies in the run folder: a training machine needs no way to MLflow, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import TrainingFailedError
 from include.nightshift.spot.attempts import ledger
-from include.nightshift.train import children, models, search
+from include.nightshift.train import certificate, children, environment, models, search
 from include.nightshift.train import run as folders
 from include.nightshift.train.run import TrainingRun
 from include.nightshift.train.trees import Boosted
@@ -25,6 +27,9 @@ RUN_TAG = "nightshift.run_id"
 """The tag by which a restart finds the run that an earlier attempt began."""
 
 MODEL_NAME = "model"
+STORY = "story"
+"""The folder with the resume certificate, the hashes of the rows, and what the model was made with."""
+
 ARTIFACTS = "training"
 """The folder `model/` as it lies in the MLflow run; not called `model`, because `runs:/<id>/model` is the logged model."""
 
@@ -76,20 +81,50 @@ def track(folder: Path) -> str:
     if "search" in result:
         ended = int((folder / folders.RESULT).stat().st_mtime * 1000)
         metrics.append(Metric("validation_average_precision", result["search"]["average_precision"], ended, metrics[-1].step))
-    if attempts := ledger(folder):
+    attempts = ledger(folder)
+    if attempts:
         ended = max(children.milliseconds(attempt.ended_at) for attempt in attempts)
         metrics += [Metric(name, value, ended, 0) for name, value in children.sums(attempts).items()]
-    tags = [RunTag("nightshift.model_sha256", result["model_sha256"])]
+    proven = certificate.certificate(folder, attempts)
+    told = {
+        "nightshift.model_sha256": result["model_sha256"],
+        "nightshift.resume_certificate": "complete" if proven.complete else "; ".join(proven.reasons)[:5000],
+    }
+    tags = [RunTag(name, value) for name, value in told.items()]
     client.log_batch(run_id, params=params, tags=tags)
     for first in range(0, len(metrics), _METRICS):
         client.log_batch(run_id, metrics=metrics[first : first + _METRICS])
     children.tell(client, mlflow_run, parts)
     client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)
+    _log_story(client, run_id, folder, proven)
     model = models.load(folder / folders.MODEL_FOLDER)
     with mlflow.start_run(run_id=run_id):  # closing it marks it FINISHED
         if isinstance(model, Boosted):  # MLflow has a form of its own for these; any other kind is its files
             _log_model(run, model.booster, json.loads((folder / folders.EXAMPLE).read_text()))
     return run_id
+
+
+def _log_story(client: Any, run_id: str, folder: Path, proven: certificate.Certificate) -> None:
+    """What the run proves, what it read, and what it was made with."""
+    files = sorted((folder / "data").rglob("*.parquet"))
+    made = folder / folders.ENVIRONMENT
+    said = {
+        "certificate.json": json.dumps(proven.told(), indent=1),
+        "certificate.md": proven.text(),
+        "data.json": json.dumps({str(path.relative_to(folder)): _sha256(path) for path in files}, indent=1),
+        "environment.json": json.dumps(
+            {"trained": json.loads(made.read_text()) if made.exists() else None, "launched_sha256": environment.locks()}, indent=1
+        ),
+    }
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in said.items():
+            (Path(place) / name).write_text(content)
+        client.log_artifacts(run_id, place, STORY)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run(client: Any, run: TrainingRun) -> Any:

@@ -66,6 +66,9 @@ def test_one_run_holds_parameters_losses_tags_files_and_model(trained: Path, sto
     assert told.data.tags["nightshift.run_id"] == run.run_id
     assert told.data.tags["nightshift.data_digest"] == "d1"
     assert told.data.tags["nightshift.model_sha256"] == models.sha256(trained / "model")
+    assert told.data.tags["nightshift.resume_certificate"] == "complete"
+    story = {file.path for file in client.list_artifacts(run_id, tracking.STORY)}
+    assert story == {f"story/{name}" for name in ("certificate.json", "certificate.md", "data.json", "environment.json")}
     assert told.data.tags["mlflow.source.git.commit"] == "0123abc"
     lines = [json.loads(line) for line in (trained / "progress.jsonl").read_text().splitlines()]
     losses = [(point.step, point.value) for point in client.get_metric_history(run_id, "train_logloss")]
