@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from include.nightshift.spot.attempts import Attempt
 from include.nightshift.train import __main__ as trainer
 from include.nightshift.train import trees
 from include.nightshift.train.certificate import certificate
@@ -83,3 +86,18 @@ def test_a_planted_defect_is_named(resumed: Path, defect: Callable[[Path], objec
     proven = certificate(resumed, [])
     assert not proven.told()["complete"]
     assert any(reason in said for said in proven.reasons), proven.reasons
+
+
+def test_each_start_is_one_of_the_runs_machines_and_one_that_nobody_accounts_for_is_named(resumed: Path) -> None:
+    at = [datetime.fromisoformat(json.loads(line)["at"]) for line in (resumed / "resumes.jsonl").read_text().splitlines()]
+    machine = Attempt(
+        run_id="r", attempt=1, pool="ec2", machine="i-1", kind="m7i.large", zone="a", on_demand=False, outcome="preempted",
+        started_at=at[0], ended_at=at[0], seconds=0, lost_seconds=0, cost=0, on_demand_cost=0,
+    )  # fmt: skip
+    second = replace(machine, attempt=2, started_at=at[1], ended_at=at[1])
+    proven = certificate(resumed, [machine, second])
+    assert proven.complete
+    assert [start["attempt"] for start in proven.starts] == [1, 2]
+    late = replace(second, started_at=at[1] + timedelta(hours=1), ended_at=at[1] + timedelta(hours=2))
+    early = replace(machine, started_at=at[0] - timedelta(hours=2), ended_at=at[0] - timedelta(hours=1))
+    assert "none of the run's machines was at work" in certificate(resumed, [early, late]).reasons[0]
