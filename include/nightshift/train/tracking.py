@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import TrainingFailedError
+from include.nightshift.settings import ROOT
 from include.nightshift.spot.attempts import ledger
 from include.nightshift.train import certificate, children, environment, models, search
 from include.nightshift.train import run as folders
@@ -21,7 +22,9 @@ from include.nightshift.train.run import TrainingRun
 from include.nightshift.train.trees import Boosted
 
 if TYPE_CHECKING:
-    import xgboost as xgb
+    from mlflow.models import ModelSignature
+
+    from include.nightshift.train.models import Model
 
 RUN_TAG = "nightshift.run_id"
 """The tag by which a restart finds the run that an earlier attempt began."""
@@ -35,6 +38,9 @@ ARTIFACTS = "training"
 
 _METRICS = 500
 """Points in a call; MLflow takes 1000 of all kinds together."""
+
+LOOKS_BACK = "The rows of one call see each other: give each entity's earlier rows too, and keep the scores of those that are asked for."
+"""What a model that looks back says of its input."""
 
 _QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
@@ -97,10 +103,8 @@ def track(folder: Path) -> str:
     children.tell(client, mlflow_run, parts)
     client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)
     _log_story(client, run_id, folder, proven)
-    model = models.load(folder / folders.MODEL_FOLDER)
     with mlflow.start_run(run_id=run_id):  # closing it marks it FINISHED
-        if isinstance(model, Boosted):  # MLflow has a form of its own for these; any other kind is its files
-            _log_model(run, model.booster, json.loads((folder / folders.EXAMPLE).read_text()))
+        _log_model(run, folder)
     return run_id
 
 
@@ -161,24 +165,52 @@ def _parameters(run: TrainingRun) -> dict[str, Any]:
     return {"recipe": recipe.pop("name"), **recipe, **nights, **versions, "features": ",".join(run.features)}
 
 
-def _log_model(run: TrainingRun, booster: xgb.Booster, sample: dict[str, float]) -> None:
+def _log_model(run: TrainingRun, folder: Path) -> None:
+    """Trees in the form that MLflow has for them, any other kind as our own files with the code that reads them."""
+    import mlflow.pyfunc
     import mlflow.xgboost
-    import numpy
     import pandas as pd
-    import xgboost
+
+    model, sample = models.load(folder / folders.MODEL_FOLDER), json.loads((folder / folders.EXAMPLE).read_text())
+    example = pd.DataFrame([sample], columns=list(run.features), dtype="float64")
+    if isinstance(model, Boosted):
+        mlflow.xgboost.log_model(
+            model.booster,
+            name=MODEL_NAME,
+            model_format="ubj",
+            signature=_signature(run, model),
+            input_example=example,
+            # Named, so that MLflow does not load the model in yet another process to find out.
+            pip_requirements=_pinned("xgboost", "numpy", "pandas"),
+        )
+        return
+    looks_back = model.context is not None
+    if looks_back:
+        # Nobody's: a model that looks back wants to know whose row it is, and when it was.
+        example = pd.DataFrame({run.key: [0], run.entity: [0], run.event_time: [pd.Timestamp(0)]}).join(example)
+    mlflow.pyfunc.log_model(
+        name=MODEL_NAME,
+        loader_module="include.nightshift.train.served",
+        data_path=str(folder / folders.MODEL_FOLDER),
+        code_paths=[str(ROOT / "include")],
+        signature=_signature(run, model),
+        input_example=example,
+        pip_requirements=_pinned("numpy", "pandas", "pyarrow", *(("torch", "safetensors") if looks_back else ())),
+        metadata={"rows": "context" if looks_back else "alone", "context": LOOKS_BACK if looks_back else ""},
+    )
+
+
+def _signature(run: TrainingRun, model: Model) -> ModelSignature:
+    from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
-    example = pd.DataFrame([sample], columns=list(run.features), dtype="float64")
-    signature = mlflow.models.ModelSignature(
-        inputs=Schema([ColSpec(DataType.double, name) for name in run.features]),
-        outputs=Schema([ColSpec(DataType.float)]),
-    )
-    mlflow.xgboost.log_model(
-        booster,
-        name=MODEL_NAME,
-        model_format="ubj",
-        signature=signature,
-        input_example=example,
-        # Named, so that MLflow does not load the model in yet another process to find out.
-        pip_requirements=[f"xgboost=={xgboost.__version__}", f"numpy=={numpy.__version__}", f"pandas=={pd.__version__}"],
-    )
+    beside = [(DataType.long, run.key), (DataType.long, run.entity), (DataType.datetime, run.event_time)] if model.context else []
+    columns = [*beside, *((DataType.double, name) for name in run.features)]
+    scores = DataType.float if isinstance(model, Boosted) else DataType.double
+    return ModelSignature(inputs=Schema([ColSpec(kind, name) for kind, name in columns]), outputs=Schema([ColSpec(scores)]))
+
+
+def _pinned(*names: str) -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name)}" for name in names]

@@ -1,6 +1,9 @@
 """What MLflow is told: everything once, and a model that scores as its file does."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,8 +20,8 @@ from include.nightshift.errors import TrainingFailedError
 from include.nightshift.spot import attempts
 from include.nightshift.train import __main__ as trainer
 from include.nightshift.train import children, models, tracking, trees
-from include.nightshift.train.recipes import Linear
-from include.nightshift.train.run import TrainingRun, read_rows
+from include.nightshift.train.recipes import Attention, Linear, Recipe, Trees
+from include.nightshift.train.run import TrainingRun, judged, read_rows
 from include.nightshift.train.search import outcome
 from include.nightshift.train.space import Between, Search
 
@@ -169,7 +172,8 @@ def test_every_machine_is_a_child_run_once_however_often_the_telling_is_killed(
     # Killed once before each call that makes, fills or ends a run.
     def dying(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
         def call(client: object, *arguments: Any, **named: Any) -> Any:
-            occasion = f"{name} {arguments[0]} {named.get('run_name')} {sorted(named)}"
+            # MLflow's own calls, as it logs the model, name the run.
+            occasion = f"{name} {arguments[0] if arguments else named['run_id']} {named.get('run_name')} {sorted(named)}"
             if occasion not in seen:
                 seen.add(occasion)
                 raise KeyboardInterrupt
@@ -212,3 +216,46 @@ def test_what_cost_nothing_on_demand_saved_no_share_and_what_ran_on_demand_is_no
     _ledger(folder, "finished", on_demand=True)
     assert children.sums(attempts.ledger(folder))["spot_seconds"] == 600
     assert children.sums([]) == {}
+
+
+_FRESH = """
+import json, sys
+sys.modules["airflow"] = sys.modules["pyspark"] = None
+import mlflow.pyfunc, pandas as pd
+served = mlflow.pyfunc.load_model(sys.argv[1])
+print(json.dumps(served.predict(pd.read_parquet(sys.argv[2])).tolist()))
+"""
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Trees(name="trees", rounds=8, rounds_per_chunk=4, max_bin=256),
+        Linear(name="linear", steps=3),
+        Attention(name="sequence", epochs=1, width=16, heads=2, bins=8, blocks=1, past_rows=4, window=16),
+    ],
+    ids=lambda recipe: recipe.kind,
+)
+def test_a_process_without_airflow_spark_and_this_repository_gives_the_same_scores(
+    make_run: Callable[..., Path], store: str, tmp_path: Path, recipe: Recipe
+) -> None:
+    folder = make_run(run_id=f"fresh-{recipe.kind}", mlflow_url=store, recipe=recipe, count=600)
+    assert trainer.main(["--run", str(folder)]) == 0
+    run, model = TrainingRun.load(folder), models.load(folder / "model")
+    rows = judged(folder, run, None).rows
+    beside = [run.key, run.entity, run.event_time] if model.context else []
+    frame = rows.select([*beside, *run.features]).to_pandas()
+    if model.context:
+        frame[run.event_time] = frame[run.event_time].dt.tz_localize(None)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    told = mlflow.MlflowClient(store, store).get_run(tracking.track(folder))
+    assert told.data.tags["nightshift.resume_certificate"] == "complete"
+    uri = f"models:/{told.outputs.model_outputs[0].model_id}"
+    place = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "fetched"), tracking_uri=store)
+    command = [sys.executable, "-c", _FRESH, place, str(tmp_path / "rows.parquet")]
+    # Somewhere else and without PYTHONPATH: the code that reads the model comes along with it.
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # MLflow gives the trees' scores as 32-bit numbers.
+    rounding = max(model.rounding, 1e-7 if recipe.kind == Trees.kind else 0.0)
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), model.score(rows), rtol=0, atol=rounding)
