@@ -1,6 +1,6 @@
 """How well the product ranks weeks that it has not seen, by the published protocol, beside the published recipe on the same folds.
 
-    python -m bench.prequential --landing DIR --first-test DAY --folds N [--recipes R,R] [--target-ap X]
+    python -m bench.prequential --landing DIR --first-test DAY --folds N [--recipes R,R] [--preemptions N] [--target-ap X]
 
 Runs the product's own ingest, features, training set, training program and scoring on a landing folder (`<feed>/<night>.csv.gz`), in a
 home and on a server of its own. A fold tests the seven days from its first one; folds are a week apart. The verdicts of a fold's last
@@ -8,7 +8,9 @@ day come a week later, so the landing folder must reach that far. What a recipe 
 when the fold begins, the verdicts of that day were known.
 
 The recipes are the use case's own, each beside the others on the same rows; the first one named is the one that has a target. A sequence
-model is made for a GPU: on two cores, one fold of it takes some hundred times what the trees take.
+model is made for a GPU: on two cores, one fold of it takes some hundred times what the trees take. With `--preemptions`, the first one is
+trained twice, in peace and on machines that are taken away so often, and what is measured is the second model; it fails where the two
+differ in a byte.
 
 The published recipe is the Fraud Detection Handbook's (chapter 5): its features, one week of training, XGBoost with 100 exact trees of
 depth 3 at a learning rate of 0.1. Metrics are `promote.metrics.fold`, the protocol to the letter.
@@ -26,7 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ from pyarrow import parquet
 from pyspark.sql import SparkSession
 
 from include.nightshift import ingest, nights, usecase
-from include.nightshift.errors import NightshiftError, NotMaturedError
+from include.nightshift.errors import NightshiftError, NotMaturedError, TrainingFailedError
 from include.nightshift.features import build
 from include.nightshift.ingest import landing, places
 from include.nightshift.lakehouse import catalog, log, tables
@@ -43,7 +45,9 @@ from include.nightshift.operate.served import connected
 from include.nightshift.promote import judge, metrics
 from include.nightshift.score import scores
 from include.nightshift.settings import Ports, Settings
-from include.nightshift.train import pin
+from include.nightshift.spot.local import LocalPool
+from include.nightshift.spot.steering import Terms, train_on
+from include.nightshift.train import models, pin
 from include.nightshift.train.recipes import Recipe
 from include.nightshift.train.run import MODEL_FOLDER, TrainingRun, read_rows
 from include.nightshift.usecase import UseCase
@@ -88,11 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="R,R",
         help=f"of {', '.join(recipe.name for recipe in USE_CASE.recipes)}; sequence takes hours without a GPU (default: trees,linear)",
     )
+    parser.add_argument(
+        "--preemptions", type=int, default=0, metavar="N", help="machines that the first recipe loses in each fold (default: none)"
+    )
     parser.add_argument("--target-ap", type=float, help="mean average precision to reach")
     asked, first_days = asked_of(parser, arguments)
+    if asked.preemptions < 0:
+        parser.error("preemptions are at least 0")
     try:
         with landed(asked.landing, first_days) as world:
-            entrants = _run(world, asked.recipes, first_days)
+            entrants = _run(world, asked.recipes, first_days, asked.preemptions)
     except NightshiftError as error:
         print(f"prequential: {error}", file=sys.stderr)
         return 2
@@ -196,7 +205,7 @@ def _spans(settings: Settings, use_case: UseCase, last: date) -> tuple[date, dic
     return first["events"], spans
 
 
-def _run(world: World, recipes: Sequence[Recipe], first_days: Sequence[date]) -> list[Entrant]:
+def _run(world: World, recipes: Sequence[Recipe], first_days: Sequence[date], preemptions: int) -> list[Entrant]:
     use_case = world.use_case
     ours: dict[str, list[metrics.FoldMetrics]] = {recipe.name: [] for recipe in recipes}
     theirs = []
@@ -204,7 +213,8 @@ def _run(world: World, recipes: Sequence[Recipe], first_days: Sequence[date]) ->
         for recipe in recipes:
             began = time.monotonic()
             folder = world.pinned(recipe, first_day)
-            ours[recipe.name].append(_fold(folder, use_case, _product(world.session, world.settings, use_case, folder)))
+            losses = preemptions if recipe is recipes[0] else 0
+            ours[recipe.name].append(_fold(folder, use_case, _product(world, folder, losses)))
             figure = ours[recipe.name][-1].average_precision
             say(world.began, f"fold {first_day}, {recipe.name}: AP {figure:.4f}, in {time.monotonic() - began:.0f} s")
         theirs.append(_fold(folder, use_case, _published(folder)))
@@ -226,22 +236,51 @@ def _extent(settings: Settings, use_case: UseCase) -> tuple[dict[str, date], dic
     return {what: span[0] for what, span in found.items()}, {what: span[1] for what, span in found.items()}
 
 
-def _product(session: SparkSession, settings: Settings, use_case: UseCase, folder: Path) -> Scores:
+def _product(world: World, folder: Path, preemptions: int) -> Scores:
     """Train as a machine would, then score the held-out nights as a night is scored."""
-    command = [sys.executable, "-m", "include.nightshift.train", "--run", str(folder)]
-    # Not in the checkout: MLflow lays artifacts of a database below the working directory.
-    done = subprocess.run(command, cwd=settings.home, env=environment(settings), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise NightshiftError(f"training of {folder.name} ended with {done.returncode}: {done.stderr[-1500:]}")
+    settings, use_case = world.settings, world.use_case
+    if preemptions:
+        _train_preempted(world, folder, preemptions)
+    else:
+        _train(world, folder)
     run = TrainingRun.load(folder)
     assert run.holdout_first is not None
     assert run.holdout_last is not None
     # Where the registry would lay a version that was promoted.
     shutil.copytree(folder / MODEL_FOLDER, settings.home / "models" / use_case.name / run.run_id)
     held = list(nights.between(run.holdout_first, run.holdout_last))
-    scored = scores.scored_by(session, settings, use_case, run.run_id, held, log.version(settings, tables.features(use_case)))
+    scored = scores.scored_by(world.session, settings, use_case, run.run_id, held, log.version(settings, tables.features(use_case)))
     table = scored.select(run.key, "score").orderBy(run.key).toArrow()
     return table.column(run.key).to_numpy(), table.column("score").to_numpy()
+
+
+def _train(world: World, folder: Path) -> None:
+    command = [sys.executable, "-m", "include.nightshift.train", "--run", str(folder)]
+    # Not in the checkout: MLflow lays artifacts of a database below the working directory.
+    done = subprocess.run(command, cwd=world.settings.home, env=environment(world.settings), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NightshiftError(f"training of {folder.name} ended with {done.returncode}: {done.stderr[-1500:]}")
+
+
+def _train_preempted(world: World, folder: Path, preemptions: int) -> None:
+    """Train on machines of the local pool of which so many are taken away, every second one before its
+    first checkpoint.
+
+    Raises:
+        TrainingFailedError: fewer were, or the model is not the one of a training in peace, byte for byte.
+    """
+    peace = folder.with_name(f"{folder.name}-in-peace")
+    shutil.copytree(folder, peace)
+    _train(world, peace)
+    pool = LocalPool(interruptions=[(place + 1) % 2 for place in range(preemptions)])
+    terms = Terms(deadline=datetime.now(UTC) + timedelta(hours=6), at_risk_seconds=0, max_preemptions=preemptions)
+    lost = sum(attempt.outcome == "preempted" for attempt in train_on(pool, folder, terms))
+    if lost != preemptions:
+        raise TrainingFailedError(f"{folder.name}: {lost} machines were taken away, not {preemptions}: it has too few stretches")
+    found, wanted = models.sha256(folder / MODEL_FOLDER), models.sha256(peace / MODEL_FOLDER)
+    if found != wanted:
+        raise TrainingFailedError(f"{folder.name}: preempted {lost} times its model has sha256 {found}, in peace {wanted}")
+    say(world.began, f"{folder.name}: preempted {lost} times, the model in peace byte for byte: sha256 {found[:12]}")
 
 
 def _published(folder: Path) -> Scores:
