@@ -26,5 +26,17 @@ if [ -z "$python" ]; then
     environment/bin/pip install --quiet --requirement requirements-training.txt
     python=$PWD/environment/bin/python
 fi
+agent=("$python" -m include.nightshift.spot.agent --run "$root/var/lib/nightshift/run" @OPTIONS@)
 # Its exit status is in the word that it leaves; this script has nothing to add.
-PYTHONPATH=$PWD "$python" -m include.nightshift.spot.agent --run "$root/var/lib/nightshift/run" @OPTIONS@ || true
+if [ -d "$root/run/systemd/system" ] && command -v systemd-run; then
+    # A unit that starts after the network is stopped before it: a machine that is ended without notice can still bring away what it has.
+    # Asked is the agent alone (mixed), which ends the trainer; and where the kernel kills the trainer for its memory, the agent lives on
+    # (continue) to tell. A unit has nothing of this script's environment but what it is given.
+    systemd-run --unit=nightshift --wait --pipe --collect \
+        --property="After=network.target network-online.target" \
+        --property=KillMode=mixed --property=KillSignal=SIGTERM --property=TimeoutStopSec=100 --property=OOMPolicy=continue \
+        --setenv=PYTHONPATH="$PWD" --setenv=AWS_REGION="$AWS_REGION" --setenv=AWS_DEFAULT_REGION="$AWS_DEFAULT_REGION" \
+        "${agent[@]}" || true
+else
+    PYTHONPATH=$PWD "${agent[@]}" || true
+fi
