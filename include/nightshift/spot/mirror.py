@@ -22,7 +22,7 @@ from typing import Any
 from include.nightshift import durable, objects
 from include.nightshift.errors import CheckpointError, PoolError
 from include.nightshift.spot.pools import LOG, MACHINES
-from include.nightshift.train.run import CHECKPOINTS, MODEL_FOLDER, PROGRESS, RESULT, RUN
+from include.nightshift.train.run import CHECKPOINTS, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, TRIALS
 
 log = logging.getLogger("nightshift.mirror")
 
@@ -104,7 +104,8 @@ class Mirror:
             self.client.delete_object(Bucket=self.bucket, Key=self._key(name))
 
     def deliver(self, folder: Path) -> None:
-        """Put what a machine needs to train: the rows and `run.json`, this one last; a run that was begun elsewhere with its checkpoints.
+        """Put what a machine needs to train: the rows and `run.json`, this one last; a run that was begun elsewhere with its checkpoints,
+        and with the trials of its search.
 
         Raises:
             PoolError: S3 does not answer or refuses.
@@ -120,9 +121,13 @@ class Mirror:
             if not begun:
                 for name in _checkpoint_files(folder):
                     self.put(folder, name)
-                for name in (PROGRESS, LOG):
+                for name in (PROGRESS, RESUMES, LOG):
                     if (folder / name).exists():
                         self.put(folder, name)
+            for name in _tried(folder):
+                # What a trial came to is written once; what a machine has left here of one that goes on is newer than ours.
+                if name not in held:
+                    self.put(folder, name)
             if RUN not in held:
                 self.put(folder, RUN)
 
@@ -289,6 +294,15 @@ def _checkpoint_files(folder: Path) -> Iterator[str]:
         if (folder / _state_of(manifest)).exists():
             yield _state_of(manifest)
             yield manifest
+
+
+def _tried(folder: Path) -> Iterator[str]:
+    """What a search has written of its trials: what each tries and how far it is, then their results, then the search's own."""
+    paths = (folder / TRIALS).rglob("[!.]*")
+    names = [str(path.relative_to(folder)) for path in paths if path.name.endswith(_STORY)]
+    yield from sorted((name for name in names if not _is_checkpoint(name)), key=lambda name: (Path(name).name == RESULT, name))
+    if (folder / SEARCH).exists():
+        yield SEARCH
 
 
 def _manifests(folder: Path) -> list[str]:

@@ -17,6 +17,11 @@ from include.nightshift.spot.metadata import Metadata
 from include.nightshift.spot.mirror import Bearer, Mirror
 from include.nightshift.train import interruption
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, complete
+from include.nightshift.train.interruption import Interrupted
+from include.nightshift.train.recipes import Trees
+from include.nightshift.train.run import TrainingRun
+from include.nightshift.train.search import settled
+from include.nightshift.train.space import Between, Search
 
 FINGERPRINT = {"data": "d", "recipe": "r", "code": "c"}
 
@@ -275,6 +280,96 @@ def test_the_result_comes_last_and_what_is_fetched_leaves_states_and_rows_where_
     order.clear()
     away.fetch(home)
     assert order == [], "what has not changed is not moved again"
+
+
+SEARCHED = Trees(name="searched", rounds=12, rounds_per_chunk=4, search=Search(space={"learning_rate": Between(0.02, 0.4)}, trials=4))
+
+
+def tried(folder: Path, leaves_at: int = 9) -> list[tuple[int, list[int]]]:
+    """The trials that a search does in a folder, each with the checkpoints that it found; in one of them its machine goes."""
+    seen: list[tuple[int, list[int]]] = []
+
+    def measure(place: Path, trial: TrainingRun) -> float:
+        seen.append((int(place.name), complete(place / "checkpoints")))
+        if seen[-1][0] == leaves_at:
+            save(place, 1)
+            raise Interrupted("the machine goes")
+        assert isinstance(trial.recipe, Trees)
+        return trial.recipe.learning_rate
+
+    try:
+        settled(folder, TrainingRun.load(folder), "c", lambda trial_of: measure)
+    except Interrupted:
+        assert seen[-1][0] == leaves_at
+    return seen
+
+
+def test_a_search_goes_on_elsewhere_behind_the_trials_that_were_done_here(
+    bearer: Callable[[int], Bearer], bucket: Bucket, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    home = make_run("home", count=9, recipe=SEARCHED)
+    assert tried(home, leaves_at=2) == [(0, []), (1, []), (2, [])]
+    (home / "trials/machine.json").write_text('{"threads": 7}')
+    Mirror(bucket, "b", "p").deliver(home)
+    assert named("put", bucket)[-1] == "run.json"
+    bearer(1).bring()
+    away = tmp_path / "machine-1"
+    assert (away / "trials/2/run.json").read_bytes() == (home / "trials/2/run.json").read_bytes(), "what it tries, it goes on trying"
+    assert json.loads((away / "trials/machine.json").read_text()) == {"threads": 7}, "all trials add up in the same order"
+    assert tried(away) == [(2, [1]), (3, [])]
+    alone = make_run("alone", count=9, recipe=SEARCHED)
+    tried(alone)
+    best = [json.loads((folder / "search.json").read_text())["recipe"] for folder in (away, alone)]
+    assert best[0] == best[1]
+
+
+def test_without_the_trials_it_would_begin_again(
+    bearer: Callable[[int], Bearer],
+    bucket: Bucket,
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Planted defect: the test above must be able to fail."""
+    home = make_run("home", count=9, recipe=SEARCHED)
+    tried(home, leaves_at=2)
+    monkeypatch.setattr("include.nightshift.spot.mirror._tried", lambda folder: [])
+    Mirror(bucket, "b", "p").deliver(home)
+    bearer(1).bring()
+    assert tried(tmp_path / "machine-1")[0] == (0, [])
+
+
+def test_a_search_that_has_ended_here_is_not_begun_elsewhere(
+    bearer: Callable[[int], Bearer], bucket: Bucket, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    home = make_run("home", count=9, recipe=SEARCHED)
+    assert len(tried(home)) == 4
+    Mirror(bucket, "b", "p").deliver(home)
+    bearer(1).bring()
+    assert tried(tmp_path / "machine-1") == []
+
+
+def test_a_trial_is_delivered_result_last_and_over_nothing_that_a_machine_has_left(bucket: Bucket, tmp_path: Path) -> None:
+    for number in (0, 1):
+        (tmp_path / f"trials/{number}").mkdir(parents=True)
+        for name in ("run.json", "progress.jsonl", "result.json"):
+            (tmp_path / f"trials/{number}/{name}").write_text("ours")
+    (tmp_path / "trials/1/.result.json.half").write_text("ours")
+    (tmp_path / "run.json").write_text("{}")
+    save(tmp_path, 1)
+    (tmp_path / "resumes.jsonl").write_text("ours")
+    bucket.objects["p/trials/0/result.json"] = b"theirs"
+    mirror = Mirror(bucket, "b", "p")
+    mirror.deliver(tmp_path)
+    assert bucket.objects["p/trials/0/result.json"] == b"theirs"
+    put = named("put", bucket)
+    assert [name for name in put if name.startswith("trials/1/")] == [
+        f"trials/1/{name}" for name in ("progress.jsonl", "run.json", "result.json")
+    ]
+    assert {"checkpoints/00000001.state", "resumes.jsonl"} <= set(put), "what the next start goes on from, and what earlier ones said"
+    bucket.asked.clear()
+    mirror.deliver(tmp_path)
+    assert named("put", bucket) == []
 
 
 def test_what_a_machine_was_told_by_the_launching_side_is_a_notice(bearer: Callable[[int], Bearer], bucket: Bucket) -> None:
