@@ -47,7 +47,7 @@ erase: setup ## erase a person: reads the id from standard input and starts the 
 	@$(VENV)/python -m include.nightshift.operate.erase $(ARGS)
 
 bench: setup ## measure one figure: make bench NAME=...; without a name, lists them
-	@test -n "$(NAME)" || { echo "nightshift: which one? make bench NAME=..., one of: $(filter-out __init__,$(basename $(notdir $(wildcard bench/*.py))))" >&2; exit 1; }
+	@test -n "$(NAME)" || { echo "nightshift: which one? make bench NAME=..., one of: $(basename $(notdir $(shell grep -l '^def main' bench/*.py)))" >&2; exit 1; }
 	@$(VENV)/python -m bench.$(NAME) $(ARGS)
 
 lint: setup ## style and types, without tests

@@ -27,18 +27,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import Figure, report
+from bench import Figure, report, runs
 from include.nightshift.train import models
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import complete
 from include.nightshift.train.recipes import Attention, Recipe, Trees
-from include.nightshift.train.run import TrainingRun
 
 RECIPES: Mapping[str, Recipe] = {
     "trees": Trees(name="trees", rounds=200, rounds_per_chunk=2, max_depth=5, max_bin=64, subsample=0.7, colsample_bytree=0.6),
@@ -46,32 +44,12 @@ RECIPES: Mapping[str, Recipe] = {
         name="sequence", width=16, heads=2, bins=8, past_rows=8, window=16, batch=8, epochs=16, dropout=0.2, bfloat16=False
     ),
 }
-ROWS, PEOPLE = 4000, 80
+ROWS, PEOPLE = 4800, 80
 LIVES = 6
 """A run is cut into about twice as many lives: each lasts up to this share of the undisturbed run."""
 PLANTED_KILLS = 6
 """Of a trainer with a defect, at least: it is found as soon as one of them resumed."""
 LOG = "log"
-RUN = TrainingRun(
-    run_id="bench-resume",
-    use_case="card_fraud",
-    recipe=RECIPES["trees"],
-    features=("amount", "risk", "count", "night"),
-    key="transaction_id",
-    entity="customer_id",
-    event_time="tx_datetime",
-    target="tx_fraud",
-    as_of=date(2018, 8, 14),
-    train_first=date(2018, 6, 1),
-    train_last=date(2018, 7, 24),
-    holdout_first=None,
-    holdout_last=None,
-    versions={},
-    data_digest="",
-    git_commit="",
-    mlflow_url="",
-    experiment="bench",
-)
 
 
 @dataclass
@@ -319,32 +297,7 @@ def _in_peace(folder: Path, recipe: Recipe) -> Peace:
 
 
 def _make(folder: Path, recipe: Recipe) -> int:
-    """A run's folder as the pin step lays it: fraud follows on what a person's row before held, and on the row's own features."""
-    import numpy as np
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    dice = np.random.default_rng(1)
-    matrix = dice.normal(size=(ROWS, len(RUN.features)))
-    matrix[dice.random(matrix.shape) < 0.1] = np.nan
-    known = np.nan_to_num(matrix)
-    odds = 2 * known[:, 0] + known[:, 1] * known[:, 2] + np.roll(known[:, 0], PEOPLE) - 2
-    keys = np.arange(ROWS)
-    table = pa.table(
-        {
-            "day": np.datetime64(RUN.train_first) + keys * 50 // ROWS,
-            "transaction_id": keys,
-            "customer_id": keys % PEOPLE,
-            "tx_datetime": pa.array(keys * 600_000_000, pa.timestamp("us", "UTC")),
-            **dict(zip(RUN.features, matrix.T, strict=True)),
-            "tx_fraud": (dice.random(ROWS) < 1 / (1 + np.exp(-odds))).astype("int32"),
-        }
-    )
-    context = ROWS // 20
-    for place, rows in ((folders.TRAIN_ROWS, table[:-context]), (folders.CONTEXT_ROWS, table[-context:].drop([RUN.target]))):
-        (folder / place).mkdir(parents=True)
-        parquet.write_table(rows, folder / place / "part-00000.parquet")
-    replace(RUN, recipe=recipe).save(folder)
+    runs.make(folder, recipe, ROWS, PEOPLE)
     return 0
 
 
