@@ -8,12 +8,13 @@ carried. What was on its way when the fence moved is harmless: a checkpoint is a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -49,17 +50,17 @@ class Mirror:
         self._known: dict[str, str] = {}
         """ETag of what was put or fetched, by name: what has not changed is not moved again."""
 
-    def held(self, under: str = "") -> dict[str, tuple[str, int]]:
-        """ETag and size of every object, by its name in the run folder."""
+    def held(self, under: str = "") -> dict[str, str]:
+        """ETag of every object, by its name in the run folder."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/{under}")
         entries = (entry for page in pages for entry in page.get("Contents", ()))
-        return {entry["Key"].removeprefix(f"{self.prefix}/"): (entry["ETag"], entry["Size"]) for entry in entries}
+        return {entry["Key"].removeprefix(f"{self.prefix}/"): entry["ETag"] for entry in entries}
 
-    def put(self, folder: Path, name: str) -> None:
-        """Put a file, whole."""
+    def put(self, folder: Path, name: str, **metadata: str) -> None:
+        """Put a file, whole; `metadata` is kept with it."""
         path = folder / name
         with path.open("rb") as file:
-            self.client.upload_fileobj(file, self.bucket, self._key(name))
+            self.client.upload_fileobj(file, self.bucket, self._key(name), ExtraArgs={"Metadata": metadata})
 
     def get(self, folder: Path, name: str, etag: str) -> None:
         """Lay an object in the folder, whole or not at all, unless this content lies there already."""
@@ -114,10 +115,10 @@ class Mirror:
             held = self.held()
             begun = any(map(_is_checkpoint, held))
             for path in sorted((folder / _DATA).rglob("*.parquet")):
-                name = str(path.relative_to(folder))
-                # Rows are written once; a file of another length is of an upload that was cut off.
-                if held.get(name, ("", -1))[1] != path.stat().st_size:
-                    self.put(folder, name)
+                name, digest = str(path.relative_to(folder)), _sha256(path)
+                # Its length does not tell a file from another, and its ETag depends on how many parts it was put in.
+                if name not in held or self._metadata(name).get("sha256") != digest:
+                    self.put(folder, name, sha256=digest)
             if not begun:
                 for name in _checkpoint_files(folder):
                     self.put(folder, name)
@@ -139,7 +140,7 @@ class Mirror:
         """
         with told(self.bucket, self.prefix):
             held = self.held()
-            for name, (etag, _) in held.items():
+            for name, etag in held.items():
                 left = name.startswith(f"{MODEL_FOLDER}/") or name.endswith(_STORY)
                 if left and name not in (RUN, FENCE, RESULT) and not name.startswith(f"{NOTICES}/"):
                     self.get(folder, name, etag)
@@ -148,7 +149,12 @@ class Mirror:
                     (folder / name).unlink(missing_ok=True)
             if RESULT in held:
                 # Behind the model: a result that stands names one that is there.
-                self.get(folder, RESULT, held[RESULT][0])
+                self.get(folder, RESULT, held[RESULT])
+
+    def _metadata(self, name: str) -> Mapping[str, str]:
+        """What was kept with an object when it was put."""
+        metadata: Mapping[str, str] = self.client.head_object(Bucket=self.bucket, Key=self._key(name))["Metadata"]
+        return metadata
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}"
@@ -195,7 +201,7 @@ class Bearer:
 
     def bring(self) -> None:
         held = self._mirror.held()
-        for name, (etag, _) in held.items():
+        for name, etag in held.items():
             if name.startswith((f"{MACHINES}/", f"{NOTICES}/")) or name == FENCE:
                 continue
             if _is_checkpoint(name) and not {_state_of(name), _manifest_of(name)} <= held.keys():
@@ -319,6 +325,11 @@ def _state_of(name: str) -> str:
 
 def _manifest_of(name: str) -> str:
     return name.rpartition(".")[0] + ".json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -125,6 +125,19 @@ def test_the_same_order_gives_the_same_machine_also_where_its_answer_was_lost(cl
     assert not cloud.pool.look(first, folder).alive
 
 
+def test_rows_that_are_not_the_runs_own_are_put_right_before_a_machine_reads_them(cloud: Cloud, make_run: Callable[..., Path]) -> None:
+    folder, s3 = make_run("rows", run_id="rows", count=30), cloud.clients["s3"]
+    mirror, path = cloud.pool._mirror("rows"), next((folder / "data/train").iterdir())
+    there = {"Bucket": mirror.bucket, "Key": f"{mirror.prefix}/data/train/{path.name}"}
+    mirror.deliver(folder)
+    s3.put_object(Body=b"x" * path.stat().st_size, **there)
+    mirror.deliver(folder)
+    put = s3.get_object(**there)
+    assert put["Body"].read() == path.read_bytes()
+    mirror.deliver(folder)
+    assert s3.head_object(**there)["LastModified"] == put["LastModified"]
+
+
 def test_places_without_capacity_are_named_and_other_refusals_are_errors(cloud: Cloud, make_run: Callable[..., Path]) -> None:
     folder = make_run("dry", run_id="dry", count=30)
     cloud.dry(*ZONES)

@@ -31,6 +31,7 @@ class Bucket:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
         self.asked: list[tuple[str, str]] = []
         self.exceptions = type("Exceptions", (), {"NoSuchKey": KeyError})
         self.before: Callable[[str, str], None] = lambda what, key: None
@@ -48,9 +49,12 @@ class Bucket:
         ]
         return [{"Contents": held}]
 
-    def upload_fileobj(self, file: Any, bucket: str, key: str) -> None:
+    def upload_fileobj(self, file: Any, bucket: str, key: str, ExtraArgs: dict[str, Any] | None = None) -> None:
         self._note("put", key)
-        self.objects[key] = file.read()
+        self.objects[key], self.metadata[key] = file.read(), (ExtraArgs or {}).get("Metadata", {})
+
+    def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:
+        return {"Metadata": self.metadata.get(Key, {}), "ContentLength": len(self.objects[Key])}
 
     def download_file(self, bucket: str, key: str, target: str) -> None:
         self._note("get", key)
@@ -280,6 +284,43 @@ def test_the_result_comes_last_and_what_is_fetched_leaves_states_and_rows_where_
     order.clear()
     away.fetch(home)
     assert order == [], "what has not changed is not moved again"
+
+
+ROWS = "data/train/part-0.parquet"
+
+
+def with_rows(folder: Path, content: bytes) -> Path:
+    (folder / ROWS).parent.mkdir(parents=True, exist_ok=True)
+    (folder / ROWS).write_bytes(content)
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def test_rows_that_lie_there_are_not_put_again(bucket: Bucket, tmp_path: Path) -> None:
+    home = with_rows(tmp_path, b"rows")
+    Mirror(bucket, "b", "p").deliver(home)
+    assert named("put", bucket) == [ROWS, "run.json"]
+    Mirror(bucket, "b", "p").deliver(home)
+    assert named("put", bucket) == [ROWS, "run.json"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_rows_of_the_same_length_and_other_bytes_are_put_anew(bucket: Bucket, tmp_path: Path, told: bool) -> None:
+    """Planted: what lies there is of another run, put by this code (`told`), or by one that left no hash."""
+    Mirror(bucket, "b", "p").deliver(with_rows(tmp_path / "other", b"rose"))
+    assert bucket.metadata[f"p/{ROWS}"], "it is told what it is"
+    if not told:
+        bucket.metadata.clear()
+    Mirror(bucket, "b", "p").deliver(with_rows(tmp_path / "home", b"rows"))
+    assert bucket.objects[f"p/{ROWS}"] == b"rows"
+
+
+def test_rows_compared_by_their_length_would_stay_wrong(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted defect: the test above must be able to fail."""
+    monkeypatch.setattr("include.nightshift.spot.mirror._sha256", lambda path: str(path.stat().st_size))
+    for name, content in (("other", b"rose"), ("home", b"rows")):
+        Mirror(bucket, "b", "p").deliver(with_rows(tmp_path / name, content))
+    assert bucket.objects[f"p/{ROWS}"] == b"rose"
 
 
 SEARCHED = Trees(name="searched", rounds=12, rounds_per_chunk=4, search=Search(space={"learning_rate": Between(0.02, 0.4)}, trials=4))

@@ -84,6 +84,7 @@ LAUNCHER_ALLOWED: list[tuple[str, str, dict[str, str]]] = [
     ("iam:PassRole", "arn:aws:iam::123456789012:role/nightshift-machine", {"iam:PassedToService": "ec2.amazonaws.com"}),
     ("s3:ListBucket", S3, {"s3:prefix": "nightshift/runs/r/"}),
     ("s3:PutObject", f"{S3}/nightshift/code/a.tar.gz", {}),
+    ("s3:GetObject", f"{S3}/nightshift/runs/r/data/train/part-0.parquet", {}),
     ("sqs:ReceiveMessage", "arn:aws:sqs:eu-west-1:123456789012:nightshift-warnings", {}),
 ]
 LAUNCHER_DENIED: list[tuple[str, str, dict[str, str]]] = [
