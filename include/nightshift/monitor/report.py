@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from include.nightshift.lakehouse import records, tables
 from include.nightshift.lakehouse.session import literal
-from include.nightshift.promote import registry
+from include.nightshift.promote import history, registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ SAMPLE = 5000
 
 def publish(session: SparkSession, settings: Settings, use_case: UseCase, night: date) -> str | None:
     """Draw the night against the champion's held-out nights; returns the artifact's path, None where nobody scored the night."""
-    reign = registry.reign_on(settings, use_case, night)
+    reign = history.reign_on(settings, use_case, night)
     if reign is None:
         return None
     [judged] = records.read(settings, tables.GATE_REPORTS, report_digest=reign["report_digest"])

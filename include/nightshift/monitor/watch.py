@@ -11,7 +11,7 @@ from include.nightshift import nights as nights_module
 from include.nightshift.lakehouse import records, tables
 from include.nightshift.lakehouse.session import where
 from include.nightshift.monitor import drift, requests, trigger
-from include.nightshift.promote import registry
+from include.nightshift.promote import history, registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -64,7 +64,7 @@ def decide(settings: Settings, use_case: UseCase, night: date) -> trigger.Retrai
     """Whether what matured in this night's run asks for a new model. Reads only; `requests.file` writes."""
     delay = timedelta(days=use_case.label_delay_days)
     matured = night - delay
-    reign = registry.reign_on(settings, use_case, night)
+    reign = history.reign_on(settings, use_case, night)
     # A week counts for the champion only when it scored all of it.
     own = list(nights_module.between(reign["from_night"] + timedelta(days=6), matured)) if reign else []
     weeks = records.read(settings, tables.PERFORMANCE, day=own, use_case=use_case.name, cohort="week", metric="average_precision")
@@ -77,7 +77,7 @@ def decide(settings: Settings, use_case: UseCase, night: date) -> trigger.Retrai
         use_case.drift,
         night=matured,
         champion=reign["model_version"] if reign else None,
-        promised=registry.promised(settings, reign).get("candidate_average_precision") if reign else None,
+        promised=history.promised(settings, reign).get("candidate_average_precision") if reign else None,
         judged=judged,
         requests=past,
     )

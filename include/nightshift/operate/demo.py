@@ -27,7 +27,7 @@ from include.nightshift.lakehouse import log, records, tables
 from include.nightshift.monitor import requests
 from include.nightshift.operate import processes
 from include.nightshift.operate.walk import Walk
-from include.nightshift.promote import registry
+from include.nightshift.promote import history
 from include.nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _line(settings: Settings, use_case: UseCase, night: date, verdict: dict[str,
     ledger = {row["stage"]: row for row in records.read(settings, tables.NIGHTS, day=night, use_case=use_case.name)}
     silver = ledger[f"silver.{use_case.events.name}"]
     listed = log.rows_by_night(settings, tables.alerts(use_case), {"day": [night]}).get(night, 0)
-    model = registry.champions(settings, use_case, [night]).get(night)
+    model = history.champions(settings, use_case, [night]).get(night)
     matured = night - timedelta(days=use_case.label_delay_days)
     week = {
         row["metric"]: row["value"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import NotMaturedError
 from include.nightshift.lakehouse import records, tables
-from include.nightshift.promote import gates, registry
+from include.nightshift.promote import gates, history, registry
 from include.nightshift.promote.verdict import Verdict
 from include.nightshift.train import models
 from include.nightshift.train.run import judged as held_out
@@ -47,7 +47,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
 
         def champion() -> gates.Scored | None:
             # Who would reign over the first night that the candidate would take over.
-            reign = registry.reign_on(settings, use_case, registry.first_free_night(settings, use_case, run.as_of))
+            reign = history.reign_on(settings, use_case, history.first_free_night(settings, use_case, run.as_of))
             if reign is None:
                 return None
             version = reign["model_version"]

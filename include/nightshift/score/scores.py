@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift.lakehouse import barrier, log, stale, tables, writes
 from include.nightshift.lakehouse.session import where
-from include.nightshift.promote import registry
+from include.nightshift.promote import history, registry
 from include.nightshift.train import models
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     """
     started = time.monotonic()
     table, features = tables.scores(use_case), tables.features(use_case)
-    reigning = registry.champions(settings, use_case, nights)
+    reigning = history.champions(settings, use_case, nights)
     features_version = log.version(settings, features)
     for version in sorted(set(reigning.values())):
         reigned = [night for night in nights if reigning.get(night) == version]

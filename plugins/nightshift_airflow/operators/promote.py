@@ -99,7 +99,7 @@ class PromoteOperator(NightOperator):
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.lakehouse import records, tables
-        from include.nightshift.promote import registry
+        from include.nightshift.promote import history
 
         judged = context["ti"].xcom_pull(task_ids=self.gate_task_id)
         answer = context["ti"].xcom_pull(task_ids=self.approve_task_id)
@@ -120,8 +120,8 @@ class PromoteOperator(NightOperator):
                 f"{tables.GATE_REPORTS} holds no passed report {judged['digest'][:12]}, which {by} approved: "
                 "nothing is promoted. Train again, so that what is approved is what was judged"
             )
-        from_night = registry.first_free_night(settings, use_case, nights[-1])
-        registry.promote(
+        from_night = history.first_free_night(settings, use_case, nights[-1])
+        history.promote(
             settings,
             use_case,
             version=judged["model_version"],

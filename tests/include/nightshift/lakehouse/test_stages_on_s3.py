@@ -117,7 +117,7 @@ def walk(settings: Settings, answer: Path) -> None:
     from include.nightshift.features import build
     from include.nightshift.ingest import ingest
     from include.nightshift.monitor import performance, requests, watch
-    from include.nightshift.promote import judge, registry
+    from include.nightshift.promote import history, judge, registry
     from include.nightshift.score import alerts, scores
     from include.nightshift.train import __main__ as trainer
     from include.nightshift.train import pin
@@ -148,8 +148,8 @@ def walk(settings: Settings, answer: Path) -> None:
     model_sha256 = json.loads((folder / "result.json").read_text())["model_sha256"]
     judged = judge.judge(settings, use_case, folder, run, model_version="1", model_sha256=model_sha256)
     shutil.copytree(folder / "model", settings.home / "models" / use_case.name / "1")
-    reign_from = registry.first_free_night(settings, use_case, AS_OF)
-    registry.promote(settings, use_case, version="1", from_night=reign_from, why="test", by="test", report_digest=judged.digest)
+    reign_from = history.first_free_night(settings, use_case, AS_OF)
+    history.promote(settings, use_case, version="1", from_night=reign_from, why="test", by="test", report_digest=judged.digest)
 
     scored = scores.score(session, settings, use_case, NIGHTS)
     listed, _ = alerts.publish(session, settings, use_case, list(scored.models))
