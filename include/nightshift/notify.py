@@ -1,6 +1,6 @@
-"""Notify: verdicts to where people look. `NIGHTSHIFT_NOTIFY` holds Apprise addresses (chat, mail, a JSON webhook), separated by blanks.
+"""Notify: verdicts and warnings to where people look.
 
-The addresses hold secrets: they are never printed.
+`NIGHTSHIFT_NOTIFY` holds Apprise addresses (chat, mail, a JSON webhook), separated by blanks. They hold secrets: they are never printed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,26 @@ def tell(settings: Settings, verdicts: Sequence[Verdict]) -> bool:
 
     Nothing is sent where nobody is named, or there is nothing to tell.
     """
-    if not settings.notify or not verdicts:
+    if not verdicts:
+        return True
+    stopped = any(verdict.stops for verdict in verdicts)
+    title = f"{verdicts[0].feed} {verdicts[0].night}: " + ("batch stopped" if stopped else f"{len(verdicts)} rules broken")
+    return warn(settings, title, list(map(str, verdicts)), where="its verdicts are in ops.contract_results", failure=stopped)
+
+
+def warn(settings: Settings, title: str, lines: Sequence[str], *, where: str, failure: bool = False) -> bool:
+    """Send a notice; False where an address could not be reached, which the log says and stops nothing.
+
+    `where`: where else it can be read, for the log. Nothing is sent where nobody is named.
+    """
+    if not settings.notify:
         return True
     from apprise import Apprise, NotifyType
 
-    stopped = any(verdict.stops for verdict in verdicts)
     notifier = Apprise()
     reached = all([notifier.add(address) for address in settings.notify])
-    title = f"Nightshift: {verdicts[0].feed} {verdicts[0].night}: " + ("batch stopped" if stopped else f"{len(verdicts)} rules broken")
-    body = "\n".join(map(str, verdicts))
-    reached = bool(notifier.notify(body=body, title=title, notify_type=NotifyType.FAILURE if stopped else NotifyType.WARNING)) and reached
+    kind = NotifyType.FAILURE if failure else NotifyType.WARNING
+    reached = bool(notifier.notify(body="\n".join(lines), title=f"Nightshift: {title}", notify_type=kind)) and reached
     if not reached:
-        log.error("a notice could not be delivered to every address of NIGHTSHIFT_NOTIFY; its verdicts are in ops.contract_results")
+        log.error("a notice could not be delivered to every address of NIGHTSHIFT_NOTIFY; %s", where)
     return reached

@@ -56,6 +56,17 @@ def test_a_stopped_batch_is_told_with_rule_night_and_reason(hook: tuple[str, lis
     assert notice["type"] == "failure"
 
 
+def test_a_warning_is_told_line_by_line(hook: tuple[str, list[dict[str, str]]]) -> None:
+    address, told = hook
+    assert notify.warn(Settings(notify=(address,)), "card_fraud 2026-11-20: list marked", ["other bytes", "no answer"], where="the log")
+    (notice,) = told
+    assert (notice["title"], notice["message"], notice["type"]) == (
+        "Nightshift: card_fraud 2026-11-20: list marked",
+        "other bytes\nno answer",
+        "warning",
+    )
+
+
 def test_nothing_is_sent_where_there_is_nothing_to_tell_or_nobody_to_tell(hook: tuple[str, list[dict[str, str]]]) -> None:
     address, told = hook
     assert notify.tell(Settings(notify=(address,)), [])
