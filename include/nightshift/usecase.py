@@ -199,6 +199,49 @@ class GatePolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardPolicy:
+    """When a night's list is held back, and when it is published with a mark (`score.guards`).
+
+    The defaults let 365 clean nights of the simulated world pass, with month ends, a fifth more or fewer rows from night to night, and one
+    promotion (`bench.guards`).
+    """
+
+    recent_nights: int = 56
+    """Earlier nights whose volume says what a night usually has."""
+    enough_nights: int = 3
+    """Fewer earlier nights than this, or than this of the same weekday, say nothing."""
+    volume: tuple[float, float] = (0.74, 1.7)
+    """Least and most share of the usual rows; outside, the list is held. The least lies between half of a full night and a poor one."""
+    own_day: float = 0.5
+    """Least share of a night's rows that happened on its own day; below, the list is held."""
+    reference_nights: int = 7
+    """Nights before, scored by the same model, whose scores say what is usual; with fewer than `enough_nights` of them, the rows that the
+    model was judged on."""
+    distance_odd: float = 0.1
+    """Population stability index of the scores against those above which a list is marked."""
+    distance_hold: float = 1.0
+    """And above which it is held."""
+    overlap_least: float = 0.0
+    """Least share of the list that was on the list before; below, the list is marked."""
+    overlap_odd: float = 0.9
+    """Share of the list that was on the list before above which it is marked."""
+    overlap_hold: float = 0.99
+    """And above which it is held: it is the list before."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.enough_nights <= min(self.recent_nights, self.reference_nights):
+            raise ConfigurationError("guards: 1 <= enough_nights <= recent_nights and reference_nights")
+        if not 0 < self.volume[0] <= 1 <= self.volume[1]:
+            raise ConfigurationError(f"guards: volume={self.volume}: the least share lies in (0, 1], the most is 1 or more")
+        if not 0 <= self.own_day <= 1:
+            raise ConfigurationError(f"guards: own_day={self.own_day} is a share: 0..1")
+        if not 0 < self.distance_odd <= self.distance_hold:
+            raise ConfigurationError("guards: 0 < distance_odd <= distance_hold; without a distance no night is like another")
+        if not 0 <= self.overlap_least <= self.overlap_odd <= self.overlap_hold <= 1:
+            raise ConfigurationError("guards: 0 <= overlap_least <= overlap_odd <= overlap_hold <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DriftPolicy:
     """When the watch speaks, and when it asks for a new model."""
 
@@ -245,6 +288,7 @@ class UseCase:
     compromised_for_days: int = 7
     """Entities with a positive verdict reported in so many last nights are left out of the list."""
     gate: GatePolicy = field(default_factory=GatePolicy)
+    guards: GuardPolicy = field(default_factory=GuardPolicy)
     drift: DriftPolicy = field(default_factory=DriftPolicy)
 
     def __post_init__(self) -> None:
