@@ -46,21 +46,28 @@ def test_it_is_short_where_the_gpus_model_ranks_worse(
     average_precision: float, status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     worst = Pair("sequence", ON_CPU, replace(ON_GPU, average_precision=average_precision))
-    assert verdict([worst]) == status
+    assert verdict([worst], tells=True) == status
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(said)
     assert "sequence 5.00 times as fast on NVIDIA H200, learning 25.00 times" in last
     assert last.endswith("target 0.005 short" if status else "target 0.005 ok")
 
 
+def test_a_loss_on_too_few_rows_is_told_and_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verdict([Pair("trees", ON_CPU, replace(ON_GPU, average_precision=0.7))], tells=False) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("gpu: 0.0500 ")
+    assert last.endswith("too little trained to judge that")
+
+
 def test_the_recipe_that_loses_most_decides(capsys: pytest.CaptureFixture[str]) -> None:
-    assert verdict([Pair("trees", ON_CPU, replace(ON_GPU, average_precision=0.7)), Pair("sequence", ON_CPU, ON_GPU)]) == 1
+    assert verdict([Pair("trees", ON_CPU, replace(ON_GPU, average_precision=0.7)), Pair("sequence", ON_CPU, ON_GPU)], tells=True) == 1
     assert "gpu: 0.0500 (average precision that trees loses on the GPU; trees 5.00" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pair", [Pair("trees", ON_CPU, ON_CPU), Pair("trees", ON_GPU, ON_GPU)])
 def test_trainings_that_were_not_where_they_should_have_been_make_no_speed_up(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verdict([pair]) == 1
+    assert verdict([pair], tells=True) == 1
     said = capsys.readouterr().out
     assert said.endswith("so nothing was measured: short\n")
     assert "times as fast" not in said
@@ -91,7 +98,7 @@ def test_it_trains_a_recipe_twice_on_the_same_rows_and_sees_where(recipe: Trees 
     assert pair.cpu.rows == pair.gpu.rows == 1_589
     assert pair.cpu.steps == pair.gpu.steps > 1
     assert all(0 < one.learning < one.seconds for one in (pair.cpu, pair.gpu))
-    assert verdict([pair]) == 1
+    assert verdict([pair], tells=False) == 1
 
 
 def test_a_training_that_fails_ends_the_bench_with_its_last_words(tmp_path: Path) -> None:
@@ -107,7 +114,18 @@ def test_too_little_to_measure_is_refused(options: list[str], capsys: pytest.Cap
     assert "at least 2000 rows, and 1 step" in capsys.readouterr().err
 
 
-def test_with_a_gpu_every_recipe_that_takes_it_is_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "rows", "recipe", "status"),
+    [
+        ([], 500_000, SEQUENCE, 1),
+        (["--steps", "10000"], 500_000, SEQUENCE, 1),
+        (["--steps", "2"], 500_000, replace(SEQUENCE, epochs=2), 0),
+        (["--rows", "5000"], 5_000, SEQUENCE, 0),
+    ],
+)
+def test_with_a_gpu_every_recipe_that_takes_it_is_compared_and_judged_where_enough_is_trained(
+    options: list[str], rows: int, recipe: Compared, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     class Asked:
@@ -123,10 +141,9 @@ def test_with_a_gpu_every_recipe_that_takes_it_is_compared(monkeypatch: pytest.M
 
     def twice(folder: Path, recipe: Compared, rows: int, second: dict[str, str]) -> Pair:
         asked.append((folder.name, recipe, rows, second))
-        return Pair(recipe.name, ON_CPU, ON_GPU)
+        return Pair(recipe.name, ON_CPU, replace(ON_GPU, average_precision=0.7))
 
     monkeypatch.setattr(gpu, "ProcessPoolExecutor", Asked)
     monkeypatch.setattr(gpu, "compared", twice)
-    assert main(["--rows", "5000", "--steps", "2"]) == 0
-    assert asked == [("sequence", replace(SEQUENCE, epochs=2), 5000, {})]
-    assert capsys.readouterr().out.splitlines()[-1].endswith("target 0.005 ok")
+    assert main(options) == status
+    assert asked == [("sequence", recipe, rows, {})]
