@@ -30,6 +30,7 @@ from include.nightshift.spot import attempts
 from include.nightshift.spot.attempts import Attempt
 from include.nightshift.spot.policy import ON_DEMAND, Market, Planner
 from include.nightshift.spot.pools import Machine, Order, Pool, Prices
+from include.nightshift.train import search
 from include.nightshift.train.pace import AT_RISK_SECONDS
 from include.nightshift.train.run import RUN, TrainingRun, finished
 
@@ -186,11 +187,20 @@ def usual_hours(run_folder: Path) -> float | None:
 
 
 class Progress:
-    """The lines of `progress.jsonl` that are news."""
+    """What is news of a run: the trial that its search has come to, and the lines of `progress.jsonl`."""
 
     def __init__(self, run_folder: Path) -> None:
-        self._folder = run_folder
+        self._folder, self._run = run_folder, TrainingRun.load(run_folder)
+        self._trial = -1
         self._step = max((line["step"] for line in attempts.progress(run_folder)), default=0)
+
+    def trial(self) -> search.Stand | None:
+        """How far the search is, once for each trial that begins."""
+        stand = search.stand(self._folder, self._run)
+        if stand is None or stand.trial <= self._trial:
+            return None
+        self._trial = stand.trial
+        return stand
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Those that nobody has seen yet."""

@@ -71,6 +71,18 @@ class Found:
     """Why there were no more."""
 
 
+@dataclass(frozen=True)
+class Stand:
+    """How far a search is that goes on."""
+
+    trial: int
+    """The number of the one that runs; as many are done."""
+    of: int
+    """So many at most."""
+    seconds_left: float | None
+    """Until it ends, were the trials to come like those that are done: an estimate. None before one is done."""
+
+
 def settled(
     folder: Path,
     run: TrainingRun,
@@ -161,6 +173,29 @@ def outcome(folder: Path) -> Found:
         trials=tuple(Trial(**trial) for trial in told["trials"]),
         ended=told["ended"],
     )
+
+
+def stand(folder: Path, run: TrainingRun) -> Stand | None:
+    """How far the search of a run is; None where none goes on. Needs nothing of a machine that could train it."""
+    search, trials = run.recipe.search, _done(folder)
+    running = folder / TRIALS / str(len(trials))
+    if search is None or not (running / RUN).exists() or (folder / SEARCH).exists() or why_ended(search, trials):
+        return None
+    if not trials:
+        return Stand(0, search.trials, None)
+    seconds, cost = (sum(getattr(trial, spent) for trial in trials) / len(trials) for spent in ("seconds", "cost"))
+    to_come = [replace(trials[-1], seconds=seconds, cost=cost)]
+    while why_ended(search, [*trials, *to_come]) is None:
+        to_come.append(to_come[0])
+    return Stand(len(trials), search.trials, len(to_come) * seconds - min(seconds, _seconds_that_stand(running)))
+
+
+def _done(folder: Path) -> list[Trial]:
+    """The trials that have ended, whatever code made them."""
+    trials: list[Trial] = []
+    while trial := _told(folder / TRIALS / str(len(trials)), {}):
+        trials.append(trial)
+    return trials
 
 
 def asked(recipe: Recipe, trials: Sequence[Trial]) -> dict[str, Value]:

@@ -99,6 +99,12 @@ class SpotTrigger(BaseTrigger):
     def _tell(self, folder: Path, news: Progress) -> None:
         from include.nightshift.spot import steering
 
+        if (stand := news.trial()) is not None:
+            self.log.info(
+                "trial %s runs, %s of at most %s are done%s",
+                *(stand.trial, stand.trial, stand.of),
+                "" if stand.seconds_left is None else f"; about {stand.seconds_left:.0f} s until the search ends (an estimate by these)",
+            )
         for line in news.lines():
             left = steering.seconds_left(folder)
             self.log.info(

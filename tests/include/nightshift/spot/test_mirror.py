@@ -20,7 +20,7 @@ from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, complet
 from include.nightshift.train.interruption import Interrupted
 from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import TrainingRun
-from include.nightshift.train.search import settled
+from include.nightshift.train.search import settled, stand
 from include.nightshift.train.space import Between, Search
 
 FINGERPRINT = {"data": "d", "recipe": "r", "code": "c"}
@@ -388,6 +388,22 @@ def test_a_search_that_has_ended_here_is_not_begun_elsewhere(
     Mirror(bucket, "b", "p").deliver(home)
     bearer(1).bring()
     assert tried(tmp_path / "machine-1") == []
+
+
+def test_what_machines_tell_of_their_trials_comes_home_while_they_go_on(
+    bearer: Callable[[int], Bearer], bucket: Bucket, make_run: Callable[..., Path]
+) -> None:
+    home = make_run("home", count=9, recipe=SEARCHED)
+    mirror = Mirror(bucket, "b", "p")
+    mirror.deliver(home)
+    one = bearer(1)
+    one.bring()
+    tried(one._folder, leaves_at=2)
+    one._round()
+    mirror.fetch(home)
+    told = stand(home, TrainingRun.load(home))
+    assert told is not None
+    assert (told.trial, told.of) == (2, 4)
 
 
 def test_a_trial_is_delivered_result_last_and_over_nothing_that_a_machine_has_left(bucket: Bucket, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from include.nightshift.train.checkpoint import complete
 from include.nightshift.train.ranks import Ranks
 from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import TrainingRun
-from include.nightshift.train.search import Trial, asked, best_of, outcome, settled, why_ended
+from include.nightshift.train.search import Stand, Trial, asked, best_of, outcome, settled, stand, why_ended
 from include.nightshift.train.space import Between, OneOf, Search
 
 SPACE: dict[str, Between | OneOf] = {"learning_rate": Between(0.02, 0.4, log=True), "max_depth": Between(2, 6), "max_bin": OneOf((64, 256))}
@@ -161,6 +161,44 @@ def test_time_and_money_end_a_search(make_run: Callable[..., Path], budget: dict
     assert len(outcome(folder).trials) == trials
     assert outcome(folder).ended.startswith(why)
     assert json.loads((folder / "search.json").read_text())["cost"] == trials * 10 * price / 3600
+
+
+@pytest.mark.parametrize(
+    ("budget", "left"),
+    [({}, [None, 50.0, 40.0, 30.0, 20.0, 10.0]), ({"seconds": 35.0}, [None, 20.0, 10.0]), ({"money": 4.0}, [None, 30.0, 20.0, 10.0])],
+)
+def test_while_it_goes_on_it_tells_the_trial_and_what_is_left_by_those_that_are_done(
+    make_run: Callable[..., Path], budget: dict[str, float], left: list[float | None]
+) -> None:
+    """Trials of ten seconds, for 1 each: where a budget ends the search, no more of them are counted than it lets begin."""
+    folder = make_run(count=9, recipe=replace(RECIPE, search=Search(space=SPACE, trials=6, **budget)))
+    run, seen = TrainingRun.load(folder), []
+    assert stand(folder, run) is None, "it has not begun"
+    searched(folder, lambda place, trial: (seen.append(stand(folder, run)), figure(trial))[1], price=360.0)
+    assert seen == [Stand(number, 6, seconds) for number, seconds in enumerate(left)]
+    assert stand(folder, run) is None, "it has ended"
+
+
+@pytest.mark.parametrize(("stands", "left"), [(4.0, 16.0), (25.0, 10.0)])
+def test_what_stands_of_a_trial_is_not_left_and_one_that_takes_longer_shortens_no_other(
+    make_run: Callable[..., Path], stands: float, left: float
+) -> None:
+    folder = make_run(count=9, recipe=replace(RECIPE, search=Search(space=SPACE, trials=3)))
+    run, seen = TrainingRun.load(folder), []
+
+    def halfway(place: Path, trial: TrainingRun) -> float:
+        if place.name == "1":
+            (place / "progress.jsonl").write_text(json.dumps({"seconds": stands}) + "\n")
+            seen.append(stand(folder, run))
+        return figure(trial)
+
+    searched(folder, halfway)
+    assert seen == [Stand(1, 3, left)]
+
+
+def test_a_run_without_a_search_has_none_that_stands_anywhere(make_run: Callable[..., Path]) -> None:
+    folder = make_run(count=9)
+    assert stand(folder, TrainingRun.load(folder)) is None
 
 
 def test_a_money_budget_on_a_machine_of_unknown_price_is_warned_of(make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
