@@ -114,7 +114,7 @@ def write(settings: Settings, token: str, use_case: str, subject: str, done: Fou
 
 def digest(receipt: Mapping[str, Any]) -> str:
     """SHA-256 over everything that the receipt says, but when."""
-    said = {name: receipt[name] for name in TABLE.content if name != "digest"}
+    said = {name: receipt[name] for name in TABLE.names[: TABLE.names.index("digest")]}
     return hashlib.sha256(_json(said).encode()).hexdigest()
 
 

@@ -25,12 +25,16 @@ PROPERTIES = {
 
 @dataclass(frozen=True)
 class TableColumn:
-    """One column. A `clock` says when something was done, not what: content hashes leave it out."""
+    """One column. A `clock` says when something was done, not what: content hashes leave it out.
+
+    `later` is filled in after the row was written: no seal covers it (`lakehouse.chain`).
+    """
 
     name: str
     type: str
     comment: str
     clock: bool = False
+    later: bool = False
 
     def ddl(self) -> str:
         return f"{self.name} {self.type} comment {lakehouse.literal(self.comment)}"
@@ -63,6 +67,16 @@ class Table:
     def content(self) -> list[str]:
         """The columns that a content hash covers."""
         return [column.name for column in self.columns if not column.clock]
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether each row is sealed together with the one before it, so that none can be changed or taken away unseen."""
+        return "seal" in self.names
+
+    @property
+    def sealed(self) -> list[str]:
+        """The columns that a row's seal covers: also its clocks, because nobody may say afterwards that it was another moment."""
+        return [column.name for column in self.columns if column.name != "seal" and not column.later]
 
     def arrow(self, records: Iterable[Mapping[str, Any]]) -> pa.Table:
         """Records as an Arrow table of these columns and types; columns a record lacks are null."""
@@ -107,6 +121,12 @@ _PROVENANCE = (
 _REASONS = tuple(
     TableColumn(f"reason_{n}", "string", f"The feature that pushed the score up {word}; null where none did, or far below the list.")
     for n, word in ((1, "most"), (2, "second most"), (3, "third most"))
+)
+# Chained tables end with these. A later version adds its columns after them: a seal passes over nulls.
+_CHAIN = (
+    TableColumn("seq", "bigint", "The row's place in the chain, from 1; null where an earlier version wrote it, until the next row comes."),
+    TableColumn("before", "string", "The seal of the row before; empty for the first."),
+    TableColumn("seal", "string", "SHA-256 over the row and the seal before: `make chain` tells whether it still holds."),
 )
 
 
@@ -219,6 +239,10 @@ def alerts(use_case: UseCase) -> Table:
             TableColumn(use_case.events.key, "bigint", "The event that has it."),
             *_REASONS,
             TableColumn("model_version", "string", "Version in the model registry."),
+            # Last, as they are in tables of an earlier version.
+            TableColumn("revision", "int", "How often the night's list was published by then; null from before lists were numbered."),
+            TableColumn("mark", "string", "stale, fallback, baseline, odd or anyway; null where nothing was wrong."),
+            TableColumn("marked_because", "string", "What was seen, in words; null without a mark."),
         ),
     )
 
@@ -316,6 +340,18 @@ GATE_REPORTS = Table(
         TableColumn("figures", "string", "JSON: the metrics of both models on the held-out rows."),
         TableColumn("passed", "boolean", "Whether all gates passed."),
         TableColumn("judged_at", "timestamp", "When it was judged.", clock=True),
+        # From here on as they came to tables of an earlier version.
+        TableColumn("question", "string", "What was asked: improve, refresh, recover or first."),
+        TableColumn("recipe", "string", "The candidate's recipe."),
+        TableColumn("model_sha256", "string", "SHA-256 of the candidate's files."),
+        TableColumn("champion_sha256", "string", "SHA-256 of the champion's files; null where there was no champion."),
+        TableColumn("baseline_sha256", "string", "SHA-256 of the files of the linear baseline that was fitted on the same rows."),
+        TableColumn("code", "string", "The git commit that judged."),
+        TableColumn("level", "double", "The error rate that one comparison was allowed, after those made before on the same rows."),
+        TableColumn("judged_before", "int", "Candidates that were judged on the same held-out nights before."),
+        TableColumn("outcome", "string", "passed, refused or wait (too little to judge by)."),
+        TableColumn("document", "string", "The report itself, as canonical JSON: its SHA-256 is the digest."),
+        *_CHAIN,
     ),
 )
 APPROVALS = Table(
@@ -329,6 +365,13 @@ APPROVALS = Table(
         TableColumn("answer", "string", "Approve or Reject."),
         TableColumn("by", "string", "Who answered."),
         TableColumn("at", "timestamp", "When."),
+        # From here on as they came to tables of an earlier version.
+        TableColumn("model_version", "string", "The candidate that was answered for."),
+        TableColumn("comment", "string", "What whoever answered said of it; null where nothing was."),
+        TableColumn("expires_at", "timestamp", "Until when the answer may be acted on."),
+        TableColumn("channel", "string", "human, or policy where the policy needs nobody's word."),
+        TableColumn("triggered_by", "string", "Who started the run that asked."),
+        *_CHAIN,
     ),
 )
 CHAMPION_HISTORY = Table(
@@ -340,11 +383,57 @@ CHAMPION_HISTORY = Table(
         _USE_CASE,
         TableColumn("model_version", "string", "The champion."),
         TableColumn("from_night", "date", "First night it scores."),
-        TableColumn("until_night", "date", "Last night it scores; null while it reigns."),
+        TableColumn(
+            "until_night", "date", "Last night it scores; null while it reigns, the night before its first if it never did.", later=True
+        ),
         TableColumn("why", "string", "What made it champion."),
         TableColumn("by", "string", "Who approved."),
         TableColumn("at", "timestamp", "When it was promoted (wall clock)."),
         TableColumn("report_digest", "string", "The gate report it was promoted on."),
+        # From here on as they came to tables of an earlier version.
+        TableColumn("act", "string", "promote, rollback or baseline."),
+        TableColumn("model_sha256", "string", "SHA-256 of the champion's files."),
+        *_CHAIN,
+    ),
+)
+ACTS = Table(
+    schema="ops",
+    name="acts",
+    comment="What a person did to champions and lists. One row per act.",
+    partition=(),
+    columns=(
+        TableColumn("act_id", "string", "Names the act; asked for twice, it is one."),
+        _USE_CASE,
+        TableColumn("act", "string", "freeze, unfreeze, rollback, baseline, champion, publish_anyway or refer."),
+        TableColumn("night", "date", "The night it is about, or from which on it holds."),
+        TableColumn("by", "string", "Who did it."),
+        TableColumn("at", "timestamp", "When."),
+        TableColumn("why", "string", "Their reason, in their words."),
+        TableColumn("detail", "string", "JSON: what the act needs beside."),
+        *_CHAIN,
+    ),
+)
+PUBLICATIONS = Table(
+    schema="ops",
+    name="publications",
+    comment="What became of each morning's list, and all that it was made from. One row per night, use case and revision.",
+    columns=(
+        _DAY,
+        _USE_CASE,
+        TableColumn("revision", "int", "From 1: how often the night's list was published or held."),
+        TableColumn("state", "string", "published, marked, held or skipped."),
+        TableColumn("mark", "string", "stale, fallback, baseline, odd or anyway; null where nothing was wrong."),
+        TableColumn("reasons", "string", "JSON: what the guards saw."),
+        TableColumn("model_version", "string", "The model that scored."),
+        TableColumn("model_sha256", "string", "SHA-256 of its files."),
+        TableColumn("features_version", "bigint", "Version of the features table that was scored."),
+        TableColumn("versions", "string", "JSON: versions of the silver and bronze tables that the features rest on."),
+        TableColumn("code", "string", "The git commit that scored."),
+        TableColumn("features_digest", "string", "SHA-256 over the night's features, sorted, without clocks."),
+        TableColumn("scores_digest", "string", "SHA-256 over the night's scores, sorted, without clocks."),
+        TableColumn("alerts_digest", "string", "SHA-256 over the list, sorted, without clocks."),
+        TableColumn("rows", "bigint", "Rows of the list."),
+        TableColumn("published_at", "timestamp", "When it appeared, or was held.", clock=True),
     ),
 )
 NIGHTS = Table(
@@ -502,6 +591,7 @@ ERASURES = Table(
         TableColumn("searched", "string", "JSON: what was searched at the end, and how."),
         TableColumn("digest", "string", "SHA-256 over all columns before this one."),
         TableColumn("erased_at", "timestamp", "When it was done.", clock=True),
+        *_CHAIN,
     ),
 )
 
@@ -515,6 +605,8 @@ SHARED = (
     GATE_REPORTS,
     APPROVALS,
     CHAMPION_HISTORY,
+    ACTS,
+    PUBLICATIONS,
     NIGHTS,
     PARITY,
     DBT_NODES,

@@ -60,7 +60,8 @@ best as (
   qualify row_number() over (partition by day, {entity} order by score desc, {key}) = 1
 )
 select day, cast(row_number() over (partition by day order by score desc, {entity}) as int) as rank,
-  {entity}, score, {key}, reason_1, reason_2, reason_3, model_version
+  {entity}, score, {key}, reason_1, reason_2, reason_3, model_version,
+  cast(null as int) as revision, cast(null as string) as mark, cast(null as string) as marked_because
 from best
 qualify rank <= {use_case.list_size}
 """

@@ -40,6 +40,7 @@ def test_a_content_hash_leaves_out_clocks_and_nothing_else(use_case: UseCase) ->
         "ops.retrain_requests.claimed_at",
         "ops.retrain_requests.closed_at",
         "ops.gate_reports.judged_at",
+        "ops.publications.published_at",
         "ops.nights.seconds",
         "ops.parity.checked_at",
         "ops.dbt_nodes.seconds",
