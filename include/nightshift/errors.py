@@ -47,6 +47,10 @@ class WriteConflictError(NightshiftError):
     """Other writers won every attempt at one table; the table is as they left it."""
 
 
+class ChainError(NightshiftError):
+    """A record that is chained was to be changed or removed, or is not as it was written."""
+
+
 class NotMaturedError(NightshiftError):
     """Too few nights have all their verdicts. Not a fault: wait and ask again."""
 
