@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable
-from include.nightshift.lakehouse import records, tables
+from include.nightshift.lakehouse import chain, records, tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,11 +104,7 @@ def write(settings: Settings, token: str, use_case: str, subject: str, done: Fou
     }
     receipt["digest"] = digest(receipt)
     receipt["erased_at"] = datetime.now(UTC)
-
-    def add(held: list[Record]) -> list[Record]:
-        return held if any(other["request_id"] == token for other in held) else [*held, receipt]
-
-    records.amend(settings, TABLE, add)
+    chain.append(settings, TABLE, receipt, {"request_id": token})
     return of(settings, token) or receipt
 
 

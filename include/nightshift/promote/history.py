@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import RegistryError
-from include.nightshift.lakehouse import log, records, tables
+from include.nightshift.lakehouse import chain, log, records, tables
 from include.nightshift.promote import registry
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def promote(settings: Settings, use_case: UseCase, *, version: str, from_night: 
             return history
         return [*(_until(reign, new) if reign in _open(use_case, history) else reign for reign in history), new]
 
-    changed = records.amend(settings, tables.CHAMPION_HISTORY, crown).changed
+    changed = chain.amend(settings, tables.CHAMPION_HISTORY, crown).changed
     [reign] = _open(use_case, records.read(settings, tables.CHAMPION_HISTORY))
     registry.client(settings).set_registered_model_alias(use_case.name, registry.ALIAS, reign["model_version"])
     return changed

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import NotMaturedError
-from include.nightshift.lakehouse import records, tables
+from include.nightshift.lakehouse import chain, tables
 from include.nightshift.promote import gates, history, registry
 from include.nightshift.promote.verdict import Verdict
 from include.nightshift.train import models
@@ -85,7 +85,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
         "passed": report.passed,
         "judged_at": datetime.now(UTC),
     }
-    records.replace(settings, tables.GATE_REPORTS, [record], {"report_digest": [digest]})
+    chain.append(settings, tables.GATE_REPORTS, record, {"report_digest": digest})
     _tag(settings, use_case, model_version, digest, report)
     return Judged(report, digest, model_version, champion_version)
 

@@ -98,7 +98,7 @@ class PromoteOperator(NightOperator):
         self.approve_task_id = approve_task_id
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
-        from include.nightshift.lakehouse import records, tables
+        from include.nightshift.lakehouse import chain, records, tables
         from include.nightshift.promote import history
 
         judged = context["ti"].xcom_pull(task_ids=self.gate_task_id)
@@ -111,7 +111,7 @@ class PromoteOperator(NightOperator):
             "by": by,
             "at": _moment(answer.get("responded_at")),
         }
-        records.replace(settings, tables.APPROVALS, [record], {"report_digest": [judged["digest"]]})
+        chain.append(settings, tables.APPROVALS, record, unless=record)
         if chosen != APPROVE:
             raise AirflowSkipException(f"{by} rejected version {judged['model_version']}")
         held = records.read(settings, tables.GATE_REPORTS, report_digest=judged["digest"])
