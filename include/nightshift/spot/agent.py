@@ -321,11 +321,13 @@ def _wait_until(moment: datetime) -> None:
     time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
 
 
-def trainer_command(folder: Path, at_risk_seconds: float, price_per_hour: float = 0.0) -> list[str]:
-    """The command that trains a run; the same on every restart, but for the price of the machine."""
+def trainer_command(folder: Path, at_risk_seconds: float, price_per_hour: float = 0.0, attempt: int | None = None) -> list[str]:
+    """The command that trains a run; the same on every restart, but for the machine's number and price."""
     trainer = ["include.nightshift.train", "--run", str(folder), "--at-risk-seconds", str(at_risk_seconds)]
     if price_per_hour:
         trainer += ["--price-per-hour", str(price_per_hour)]
+    if attempt is not None:
+        trainer += ["--attempt", str(attempt)]
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if gpus > 1:
         # Without the dashes torchrun takes the trainer's options for its own.
@@ -353,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if asked.until.tzinfo is None:
         raise ConfigurationError(f"--until {asked.until.isoformat()} has no zone: write +00:00 behind it")
-    command = asked.program or trainer_command(asked.run, asked.at_risk_seconds, asked.price_per_hour)
+    command = asked.program or trainer_command(asked.run, asked.at_risk_seconds, asked.price_per_hour, asked.attempt)
     heralds: list[Herald] = []
     carrier: Carrier | None = None
     if asked.taken_at or asked.taken_after is not None:

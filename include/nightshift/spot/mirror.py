@@ -23,7 +23,7 @@ from typing import Any
 from include.nightshift import durable, objects
 from include.nightshift.errors import CheckpointError, PoolError
 from include.nightshift.spot.pools import LOG, MACHINES
-from include.nightshift.train.run import CHECKPOINTS, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, TRIALS
+from include.nightshift.train.run import CHECKPOINTS, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, SYSTEM, TRIALS
 
 log = logging.getLogger("nightshift.mirror")
 
@@ -122,7 +122,7 @@ class Mirror:
             if not begun:
                 for name in _checkpoint_files(folder):
                     self.put(folder, name)
-                for name in (PROGRESS, RESUMES, LOG):
+                for name in (PROGRESS, RESUMES, SYSTEM, LOG):
                     if (folder / name).exists():
                         self.put(folder, name)
             for name in _tried(folder):

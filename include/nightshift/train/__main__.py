@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from include.nightshift.errors import TrainingFailedError, TrainingOutOfMemoryError
-from include.nightshift.train import certificate, environment, interruption, learner, memory, models, search, trees
+from include.nightshift.train import certificate, environment, interruption, learner, memory, models, search, system, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
@@ -54,11 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--price-per-hour", type=float, default=0.0, metavar="MONEY", help="what this machine costs; a search may have a budget of it"
     )
+    parser.add_argument("--attempt", type=int, help="which machine of the run this is, from 1; what is written of how it fares says so")
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         with Watchdog(60 * asked.stalled_minutes, lambda status: os._exit(interruption.leave_status(asked.run, status))) as watchdog:
-            train(asked.run, asked.at_risk_seconds, watchdog.alive, asked.price_per_hour)
+            train(asked.run, asked.at_risk_seconds, watchdog.alive, asked.price_per_hour, asked.attempt)
     except Interrupted as reason:
         log.warning("interrupted: %s", reason)
         return interruption.leave_status(asked.run, interruption.INTERRUPTED)
@@ -74,11 +75,12 @@ def train(
     at_risk_seconds: float = AT_RISK_SECONDS,
     alive: Callable[[str], None] = lambda at: None,
     price_per_hour: float = 0.0,
+    attempt: int | None = None,
 ) -> None:
     """Bring a run to its end: resume, search where its recipe asks for it, do the stretches that are missing, publish the model, write
     the result.
 
-    `alive` is told whenever something was done, and what.
+    `alive` is told whenever something was done, and what; `attempt` is the number of this machine.
 
     Raises:
         ConfigurationError: run.json is not usable.
@@ -106,12 +108,13 @@ def train(
         def trials(trial_of: TrainingRun) -> search.Measure:
             return _trials(folder, trial_of, at_risk_seconds, alive)
 
-        with alone():
-            run = search.settled(folder, run, learner.code(run.recipe), trials, price_per_hour)
-        rows = _rows(folder, run)
-        alive("the reading of rows")
-        learning, stands, history = _learnt(folder, folder, run, rows, at_risk_seconds, alive)
-        _publish(folder, run, learning, history, stands.step, int(rows.told.sum()))
+        with system.sampled(folder, attempt):
+            with alone():
+                run = search.settled(folder, run, learner.code(run.recipe), trials, price_per_hour)
+            rows = _rows(folder, run)
+            alive("the reading of rows")
+            learning, stands, history = _learnt(folder, folder, run, rows, at_risk_seconds, alive)
+            _publish(folder, run, learning, history, stands.step, int(rows.told.sum()))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024)
     log.info("finished; peak memory %.0f MB", kilobytes / 1024)
 

@@ -10,23 +10,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.spot.attempts import ledger
-from include.nightshift.train import search
+from include.nightshift.train import search, system
 from include.nightshift.train.run import TrainingRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
     from include.nightshift.spot.attempts import Attempt
     from include.nightshift.train.search import Trial
+    from include.nightshift.train.system import Sample
 
 ATTEMPT_TAG = "nightshift.attempt"
 TRIAL_TAG = "nightshift.trial"
 
+SAMPLES = 500
+"""Points of a figure that are told of a machine, at most: MLflow took a minute to be told a night's lines again, and draws fewer."""
+
 _PARENT_TAG = "mlflow.parentRunId"
 _PAGE = 500
+_METRICS = 500
+"""Points in a call; MLflow takes 1000 of all kinds together."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,40 @@ class Child:
     tags: Mapping[str, str]
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]
+    samples: tuple[Sample, ...] = ()
+    """How the machine fared."""
 
 
 def of(folder: Path, run: TrainingRun) -> list[Child]:
     """The children of a finished run, `run` as it was pinned."""
     trials = search.outcome(folder).trials if run.recipe.search else ()
-    return [*map(_attempt, ledger(folder)), *map(_trial, trials)]
+    fared = system.samples(folder)
+    return [*(_attempt(attempt, fared) for attempt in ledger(folder)), *map(_trial, trials)]
+
+
+def unclaimed(folder: Path) -> list[Sample]:
+    """How machines fared that no ledger tells of: somebody started the trainer there by hand."""
+    known = {attempt.attempt for attempt in ledger(folder)}
+    return [sample for sample in system.samples(folder) if sample.attempt not in known]
+
+
+def points(samples: Sequence[Sample]) -> list[Metric]:
+    """One machine's samples as MLflow has those that it takes itself; where it trained for long, the means of several each."""
+    from mlflow.entities import Metric
+
+    together = max(1, -(-len(samples) // SAMPLES))
+    parts = [samples[first : first + together] for first in range(0, len(samples), together)]
+    return [
+        Metric(f"system/{name}", fmean(sample.figures[name] for sample in part if name in sample.figures), milliseconds(part[-1].at), step)
+        for step, part in enumerate(parts)
+        for name in {name: None for sample in part for name in sample.figures}
+    ]
+
+
+def log(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log points, however many; one that is there already changes nothing."""
+    for first in range(0, len(metrics), _METRICS):
+        client.log_batch(run_id, metrics=metrics[first : first + _METRICS])
 
 
 def sums(attempts: Sequence[Attempt]) -> dict[str, float]:
@@ -84,11 +120,8 @@ def tell(client: MlflowClient, parent: Any, children: Sequence[Child]) -> None:
             known = client.create_run(experiment, start_time=child.began, tags=tags, run_name=child.name)
         # A time that does not move: logged twice, a point stays one.
         at = child.ended if child.ended is not None else known.info.start_time
-        client.log_batch(
-            known.info.run_id,
-            metrics=[Metric(name, value, at, 0) for name, value in child.metrics.items()],
-            params=[Param(name, value) for name, value in child.parameters.items()],
-        )
+        client.log_batch(known.info.run_id, params=[Param(name, value) for name, value in child.parameters.items()])
+        log(client, known.info.run_id, [Metric(name, value, at, 0) for name, value in child.metrics.items()] + points(child.samples))
         client.set_terminated(known.info.run_id, child.status, child.ended)
 
 
@@ -104,7 +137,7 @@ def _standing(client: MlflowClient, parent: Any) -> dict[tuple[str, str], Any]:
             return found
 
 
-def _attempt(attempt: Attempt) -> Child:
+def _attempt(attempt: Attempt, fared: Sequence[Sample]) -> Child:
     statuses = {"finished": "FINISHED", "preempted": "KILLED", "cancelled": "KILLED"}
     return Child(
         tag=ATTEMPT_TAG,
@@ -116,6 +149,7 @@ def _attempt(attempt: Attempt) -> Child:
         tags={f"nightshift.{name}": str(getattr(attempt, name)) for name in ("machine", "zone", "kind", "pool", "outcome", "on_demand")},
         parameters={},
         metrics={name: getattr(attempt, name) for name in ("seconds", "lost_seconds", "cost", "on_demand_cost")},
+        samples=tuple(sample for sample in fared if sample.attempt == attempt.attempt),
     )
 
 

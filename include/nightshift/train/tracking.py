@@ -36,9 +36,6 @@ STORY = "story"
 ARTIFACTS = "training"
 """The folder `model/` as it lies in the MLflow run; not called `model`, because `runs:/<id>/model` is the logged model."""
 
-_METRICS = 500
-"""Points in a call; MLflow takes 1000 of all kinds together."""
-
 LOOKS_BACK = "The rows of one call see each other: give each entity's earlier rows too, and keep the scores of those that are asked for."
 """What a model that looks back says of its input."""
 
@@ -91,6 +88,7 @@ def track(folder: Path) -> str:
     if attempts:
         ended = max(children.milliseconds(attempt.ended_at) for attempt in attempts)
         metrics += [Metric(name, value, ended, 0) for name, value in children.sums(attempts).items()]
+    metrics += children.points(children.unclaimed(folder))
     proven = certificate.certificate(folder, attempts)
     told = {
         "nightshift.model_sha256": result["model_sha256"],
@@ -98,8 +96,7 @@ def track(folder: Path) -> str:
     }
     tags = [RunTag(name, value) for name, value in told.items()]
     client.log_batch(run_id, params=params, tags=tags)
-    for first in range(0, len(metrics), _METRICS):
-        client.log_batch(run_id, metrics=metrics[first : first + _METRICS])
+    children.log(client, run_id, metrics)
     children.tell(client, mlflow_run, parts)
     client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)
     _log_story(client, run_id, folder, proven)

@@ -244,6 +244,7 @@ def test_impossible_plans_are_refused() -> None:
 def test_the_training_command_is_the_same_on_every_restart(folder: Path) -> None:
     assert trainer_command(folder, 60)[1:] == ["-m", "include.nightshift.train", "--run", str(folder), "--at-risk-seconds", "60"]
     assert trainer_command(folder, 60) == trainer_command(folder, 60)
+    assert trainer_command(folder, 60, attempt=2) == [*trainer_command(folder, 60), "--attempt", "2"]
     assert trainer_command(folder, 60, 0.4) == [*trainer_command(folder, 60), "--price-per-hour", "0.4"]
 
 

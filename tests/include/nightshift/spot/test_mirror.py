@@ -429,6 +429,33 @@ def test_a_trial_is_delivered_result_last_and_over_nothing_that_a_machine_has_le
     assert named("put", bucket) == []
 
 
+def test_what_machines_tell_of_themselves_goes_from_the_one_to_the_next_and_home(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path
+) -> None:
+    home, one = tmp_path / "home", bearer(1)
+    for name in ("resumes.jsonl", "system.jsonl"):
+        (tmp_path / "machine-1" / name).write_text('{"attempt": 1}\n')
+    one._round()
+    two = bearer(2)
+    two.bring()
+    for name in ("resumes.jsonl", "system.jsonl"):
+        with (tmp_path / "machine-2" / name).open("a") as file:
+            file.write('{"attempt": 2}\n')
+    two._round()
+    Mirror(bucket, "b", "p").fetch(home)
+    for name in ("resumes.jsonl", "system.jsonl"):
+        assert (home / name).read_text() == '{"attempt": 1}\n{"attempt": 2}\n'
+
+
+def test_a_run_that_was_begun_elsewhere_brings_along_all_that_it_has_told(bucket: Bucket, tmp_path: Path) -> None:
+    told = ("progress.jsonl", "resumes.jsonl", "system.jsonl", "log.txt")
+    save(tmp_path, 1)
+    for name in (*told, "run.json"):
+        (tmp_path / name).write_text(f"{name} of a machine here")
+    Mirror(bucket, "b", "p").deliver(tmp_path)
+    assert {name: bucket.objects[f"p/{name}"].decode() for name in told} == {name: f"{name} of a machine here" for name in told}
+
+
 def test_what_a_machine_was_told_by_the_launching_side_is_a_notice(bearer: Callable[[int], Bearer], bucket: Bucket) -> None:
     one = bearer(1)
     soon = datetime.now(UTC) + timedelta(seconds=100)

@@ -19,11 +19,12 @@ import pytest
 from include.nightshift.errors import TrainingFailedError
 from include.nightshift.spot import attempts
 from include.nightshift.train import __main__ as trainer
-from include.nightshift.train import children, models, tracking, trees
+from include.nightshift.train import children, interruption, models, system, tracking, trees
 from include.nightshift.train.recipes import Attention, Linear, Recipe, Trees
 from include.nightshift.train.run import TrainingRun, judged, read_rows
 from include.nightshift.train.search import outcome
 from include.nightshift.train.space import Between, Search
+from include.nightshift.train.system import Sample
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +208,57 @@ def test_every_machine_is_a_child_run_once_however_often_the_telling_is_killed(
     parent = client.get_run(run_id).data.metrics
     wanted = {"attempts": 3, "preemptions": 1, "spot_seconds": 1800, "lost_seconds": 90, "cost": 0.15, "on_demand_cost": 0.6, "saved": 0.75}
     assert {name: parent[name] for name in wanted} == pytest.approx(wanted)
+
+
+def test_each_machine_is_told_how_it_fared_and_what_no_ledger_knows_goes_to_the_run(
+    make_run: Callable[..., Path], store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(run_id="fared", mlflow_url=store, recipe=Linear(name="linear", steps=3))
+    sampled = system.sampled
+    monkeypatch.setattr(system, "sampled", lambda folder, attempt: sampled(folder, attempt, every_seconds=0.05))
+    interruption.give_notice(folder, datetime.now(UTC) + timedelta(hours=1))
+    assert trainer.main(["--run", str(folder), "--attempt", "1", "--at-risk-seconds", "0"]) == interruption.INTERRUPTED
+    with (folder / "system.jsonl").open("a") as file:
+        file.write('{"at": "2018-08-15T03:10:00+00:00", "atte')  # it was killed as it wrote
+    assert trainer.main(["--run", str(folder), "--attempt", "2", "--at-risk-seconds", "0"]) == interruption.INTERRUPTED
+    interruption.withdraw_notice(folder)
+    assert trainer.main(["--run", str(folder)]) == 0
+    _ledger(folder, "preempted", "preempted")
+    run_id = tracking.track(folder)
+    told = [child.info.run_id for child in _children(store, run_id, "nightshift.attempt")]
+    client = mlflow.MlflowClient(store, store)
+    taken = system.samples(folder)
+    assert [sample.attempt for sample in taken] == sorted((sample.attempt for sample in taken), key=lambda number: number or 3)
+    for attempt, one in zip((1, 2, None), (*told, run_id), strict=True):
+        own = [sample for sample in taken if sample.attempt == attempt]
+        assert own
+        for name in ("cpu_utilization_percentage", "process_memory_usage_megabytes", "disk_available_megabytes"):
+            points = client.get_metric_history(one, f"system/{name}")
+            assert [(point.step, point.value) for point in points] == [(step, sample.figures[name]) for step, sample in enumerate(own)]
+            assert [point.timestamp for point in points] == [children.milliseconds(sample.at) for sample in own]
+
+
+def test_of_a_machine_that_trained_for_long_means_are_told() -> None:
+    began = datetime(2018, 8, 15, 3, tzinfo=UTC)
+
+    def taken(count: int) -> list[Sample]:
+        # The GPU tells nothing for a while.
+        return [
+            Sample(began + timedelta(seconds=second), 1, {"cpu": float(second)} | ({"gpu_0": 7.0} if second > 2 else {}))
+            for second in range(count)
+        ]
+
+    def told(count: int, name: str) -> list[tuple[int, float, int]]:
+        found = [point for point in children.points(taken(count)) if point.key == f"system/{name}"]
+        return [(point.step, point.value, point.timestamp - children.milliseconds(began)) for point in found]
+
+    assert children.points([]) == []
+    assert told(children.SAMPLES, "cpu") == [(step, step, 1000 * step) for step in range(children.SAMPLES)]
+    longer = told(2 * children.SAMPLES + 1, "cpu")
+    assert longer[:2] == [(0, 1.0, 2000), (1, 4.0, 5000)]
+    assert len(longer) == 334 <= children.SAMPLES
+    assert longer[-1] == (333, 999.5, 1_000_000)
+    assert told(2 * children.SAMPLES + 1, "gpu_0")[0] == (1, 7.0, 5000)
 
 
 def test_what_cost_nothing_on_demand_saved_no_share_and_what_ran_on_demand_is_no_spot_second(make_run: Callable[..., Path]) -> None:
