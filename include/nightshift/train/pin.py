@@ -69,18 +69,24 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
         holdout_last=split.holdout_last,
         versions=versions,
         data_digest=manifest.digest,
-        git_commit=_commit(),
+        git_commit=_git("rev-parse", "HEAD") or "unknown",
         mlflow_url=settings.mlflow_url,
         experiment=use_case.name,
+        git_dirty=_dirty(),
     ).save(folder)
     return folder
 
 
-def _commit() -> str:
-    """The commit of the code that runs; an image without git says so."""
+def _dirty() -> bool | None:
+    """Whether what runs is more than its commit: changes, or files that git was not told of."""
+    changes = _git("status", "--porcelain")
+    return None if changes is None else bool(changes)
+
+
+def _git(*asked: str) -> str | None:
+    """What git says of the code that runs; None in an image without git, or without the code's history."""
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
-        return "unknown"
-    return (
-        subprocess.run([git, "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    )
+        return None
+    done = subprocess.run([git, "-C", str(ROOT), *asked], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ RUN = "run.json"
 TRAIN_ROWS = "data/train"
 HOLDOUT_ROWS = "data/holdout"
 CONTEXT_ROWS = "data/context"
+MANIFEST = "data/manifest.json"
 CHECKPOINTS = "checkpoints"
 PROGRESS = "progress.jsonl"
 RESUMES = "resumes.jsonl"
@@ -75,6 +76,8 @@ class TrainingRun:
     git_commit: str
     mlflow_url: str
     experiment: str
+    git_dirty: bool | None = None
+    """Whether the checkout held what no commit does; None: not known, as in runs that were pinned before this was asked."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*", self.run_id):
@@ -299,9 +302,10 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 def _check_fields(path: Path, raw: object) -> None:
     names = {field.name for field in fields(TrainingRun)}
+    needed = {field.name for field in fields(TrainingRun) if field.default is MISSING}
     found = set(raw) if isinstance(raw, dict) else set()
-    if found != names:
+    if not needed <= found <= names:
         raise ConfigurationError(
-            f"{path}: the run lacks {sorted(names - found) or 'nothing'} and has unknown {sorted(found - names) or 'nothing'}: "
+            f"{path}: the run lacks {sorted(needed - found) or 'nothing'} and has unknown {sorted(found - names) or 'nothing'}: "
             "pin the run again with this version of the code"
         )

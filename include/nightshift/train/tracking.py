@@ -22,6 +22,7 @@ from include.nightshift.train.run import TrainingRun
 from include.nightshift.train.trees import Boosted
 
 if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
     from mlflow.models import ModelSignature
 
     from include.nightshift.train.models import Model
@@ -96,23 +97,23 @@ def track(folder: Path) -> str:
     }
     tags = [RunTag(name, value) for name, value in told.items()]
     client.log_batch(run_id, params=params, tags=tags)
+    client.log_inputs(run_id, _inputs(run))
     children.log(client, run_id, metrics)
     children.tell(client, mlflow_run, parts)
     client.log_artifacts(run_id, str(folder / folders.MODEL_FOLDER), ARTIFACTS)
-    _log_story(client, run_id, folder, proven)
+    _log_story(client, run_id, folder, run, proven)
     with mlflow.start_run(run_id=run_id):  # closing it marks it FINISHED
         _log_model(run, folder)
     return run_id
 
 
-def _log_story(client: Any, run_id: str, folder: Path, proven: certificate.Certificate) -> None:
+def _log_story(client: Any, run_id: str, folder: Path, run: TrainingRun, proven: certificate.Certificate) -> None:
     """What the run proves, what it read, and what it was made with."""
-    files = sorted((folder / "data").rglob("*.parquet"))
     made = folder / folders.ENVIRONMENT
     said = {
         "certificate.json": json.dumps(proven.told(), indent=1),
         "certificate.md": proven.text(),
-        "data.json": json.dumps({str(path.relative_to(folder)): _sha256(path) for path in files}, indent=1),
+        "data.json": json.dumps(_data(folder, run), indent=1),
         "environment.json": json.dumps(
             {"trained": json.loads(made.read_text()) if made.exists() else None, "launched_sha256": environment.locks()}, indent=1
         ),
@@ -121,6 +122,31 @@ def _log_story(client: Any, run_id: str, folder: Path, proven: certificate.Certi
         for name, content in said.items():
             (Path(place) / name).write_text(content)
         client.log_artifacts(run_id, place, STORY)
+
+
+def _data(folder: Path, run: TrainingRun) -> dict[str, Any]:
+    """What the pin step says of the rows, as far as it wrote it down, and the SHA-256 of every file that they lie in."""
+    manifest, files = folder / folders.MANIFEST, sorted((folder / "data").rglob("*.parquet"))
+    return {
+        "versions": dict(run.versions),
+        "digest": run.data_digest,
+        **(json.loads(manifest.read_text()) if manifest.exists() else {}),
+        "files": {str(path.relative_to(folder)): _sha256(path) for path in files},
+    }
+
+
+def _inputs(run: TrainingRun) -> list[DatasetInput]:
+    """The tables that the rows were read from, each at its version."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    # The form of MLflow's own DeltaDatasetSource, which would ask a Spark session for the catalog, and Databricks for the table's id.
+    return [
+        DatasetInput(
+            Dataset(table, str(version), "delta_table", json.dumps({"delta_table_name": table, "delta_table_version": version})),
+            [InputTag("mlflow.data.context", "training")],
+        )
+        for table, version in run.versions.items()
+    ]
 
 
 def _sha256(path: Path) -> str:
@@ -151,6 +177,7 @@ def _run(client: Any, run: TrainingRun) -> Any:
         "nightshift.data_digest": run.data_digest,
         "nightshift.as_of": run.as_of.isoformat(),
         "mlflow.source.git.commit": run.git_commit,
+        "nightshift.git_dirty": "unknown" if run.git_dirty is None else json.dumps(run.git_dirty),
     }
     return client.create_run(experiment_id, tags=tags, run_name=run.run_id)
 

@@ -23,6 +23,15 @@ def test_what_is_saved_is_loaded(make_run: Callable[..., Path]) -> None:
     assert run.features[0] == "tx_amount"
 
 
+def test_a_run_that_was_pinned_before_it_was_asked_for_changes_of_the_checkout_is_still_a_run(make_run: Callable[..., Path]) -> None:
+    folder = make_run(git_dirty=True)
+    assert TrainingRun.load(folder).git_dirty is True
+    raw = json.loads((folder / "run.json").read_text())
+    del raw["git_dirty"]
+    (folder / "run.json").write_text(json.dumps(raw))
+    assert TrainingRun.load(folder).git_dirty is None
+
+
 def test_a_run_may_hold_nothing_out(make_run: Callable[..., Path]) -> None:
     run = TrainingRun.load(make_run(holdout_first=None, holdout_last=None))
     assert run.holdout_first is None

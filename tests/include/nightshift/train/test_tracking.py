@@ -1,5 +1,6 @@
 """What MLflow is told: everything once, and a model that scores as its file does."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -74,6 +75,8 @@ def test_one_run_holds_parameters_losses_tags_files_and_model(trained: Path, sto
     story = {file.path for file in client.list_artifacts(run_id, tracking.STORY)}
     assert story == {f"story/{name}" for name in ("certificate.json", "certificate.md", "data.json", "environment.json")}
     assert told.data.tags["mlflow.source.git.commit"] == "0123abc"
+    assert told.data.tags["nightshift.git_dirty"] == "unknown"
+    assert len(told.inputs.dataset_inputs) == 2
     lines = [json.loads(line) for line in (trained / "progress.jsonl").read_text().splitlines()]
     losses = [(point.step, point.value) for point in client.get_metric_history(run_id, "train_logloss")]
     assert losses == [(line["step"], pytest.approx(line["loss"])) for line in lines] != []
@@ -184,12 +187,13 @@ def test_every_machine_is_a_child_run_once_however_often_the_telling_is_killed(
 
     run_id = None
     with monkeypatch.context() as patch:
-        for name in ("create_run", "log_batch", "set_terminated"):
+        for name in ("create_run", "log_batch", "log_inputs", "set_terminated"):
             patch.setattr(mlflow.MlflowClient, name, dying(name, getattr(mlflow.MlflowClient, name)))
         for _ in range(30):
             with suppress(KeyboardInterrupt):
                 run_id = tracking.track(folder)
     assert 12 <= len(seen) < 30
+    assert any(occasion.startswith("log_inputs") for occasion in seen)
     assert run_id is not None
     assert tracking.track(folder) == run_id
 
@@ -259,6 +263,31 @@ def test_of_a_machine_that_trained_for_long_means_are_told() -> None:
     assert len(longer) == 334 <= children.SAMPLES
     assert longer[-1] == (333, 999.5, 1_000_000)
     assert told(2 * children.SAMPLES + 1, "gpu_0")[0] == (1, 7.0, 5000)
+
+
+def test_the_story_tells_of_the_rows_and_the_run_names_the_tables_that_it_read(
+    make_run: Callable[..., Path], store: str, tmp_path: Path
+) -> None:
+    folder = make_run(run_id="inputs", mlflow_url=store, recipe=Linear(name="linear", steps=2), git_dirty=True)
+    manifest = {"versions": {"gold.card_fraud_features": 12, "silver.fraud_labels": 9}, "rows": {"train": 3000}, "digest": "d1"}
+    (folder / "data/manifest.json").write_text(json.dumps(manifest | {"verdicts": "day <= date'2018-08-14'"}))
+    assert trainer.main(["--run", str(folder)]) == 0
+    run_id = tracking.track(folder)
+    place = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="story/data.json", dst_path=str(tmp_path), tracking_uri=store)
+    data = json.loads(Path(place).read_text())
+    assert data == {**data, **manifest}
+    assert data["verdicts"] == "day <= date'2018-08-14'"
+    part = folder / "data/train/part-00000.parquet"
+    assert data["files"]["data/train/part-00000.parquet"] == hashlib.sha256(part.read_bytes()).hexdigest()
+    assert len(data["files"]) == len(list((folder / "data").rglob("*.parquet")))
+
+    told = mlflow.MlflowClient(store, store).get_run(run_id)
+    assert told.data.tags["nightshift.git_dirty"] == "true"
+    read = {found.dataset.name: found.dataset for found in told.inputs.dataset_inputs}
+    assert {name: dataset.digest for name, dataset in read.items()} == {"gold.card_fraud_features": "12", "silver.fraud_labels": "9"}
+    assert {tag.value for found in told.inputs.dataset_inputs for tag in found.tags} == {"training"}
+    source = mlflow.data.get_source(read["silver.fraud_labels"])
+    assert (source.delta_table_name, source.delta_table_version) == ("silver.fraud_labels", 9)
 
 
 def test_what_cost_nothing_on_demand_saved_no_share_and_what_ran_on_demand_is_no_spot_second(make_run: Callable[..., Path]) -> None:
