@@ -126,7 +126,7 @@ def _trials(folder: Path, trial_of: TrainingRun, at_risk_seconds: float, alive: 
 
     def measure(place: Path, trial: TrainingRun) -> float:
         learning, _, _ = _learnt(place, folder, trial, rows, at_risk_seconds, alive)
-        return judges.average_precision(models.loads(learning.model(), _names(trial)), threads=os.cpu_count() or 1)
+        return judges.average_precision(models.loads(learning.model(), trial.told()), threads=os.cpu_count() or 1)
 
     return measure
 
@@ -236,7 +236,7 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     from include.nightshift.monitor import drift
 
     content = learning.model()
-    names = _names(run)
+    names = run.told()
     (folder / folders.MODEL_FOLDER).mkdir(exist_ok=True)
     write_durably(folder / folders.FEATURES, json.dumps(names, indent=1).encode())
     write_durably(models.file(folder / folders.MODEL_FOLDER), content)
@@ -264,12 +264,6 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
         result["seconds"] += result["search"]["seconds"]
     result["seconds"] = round(result["seconds"], 3)
     write_durably(folder / folders.RESULT, (json.dumps(result, indent=1) + "\n").encode())
-
-
-def _names(run: TrainingRun) -> dict[str, Any]:
-    """What a model's folder says about it, beside the model."""
-    columns = {name: getattr(run, name) for name in ("features", "key", "entity", "event_time", "target")}
-    return {"kind": run.recipe.kind, **columns, "recipe": run.recipe.told()}
 
 
 if __name__ == "__main__":

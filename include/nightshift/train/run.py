@@ -127,6 +127,11 @@ class TrainingRun:
         raw["recipe"] = self.recipe.told()
         write_durably(folder / RUN, (json.dumps(raw, indent=1) + "\n").encode())
 
+    def told(self) -> dict[str, Any]:
+        """What the folder of its model says about it, beside the model (`features.json`)."""
+        columns = {name: getattr(self, name) for name in ("features", "key", "entity", "event_time", "target")}
+        return {"kind": self.recipe.kind, **columns, "recipe": self.recipe.told()}
+
 
 @dataclass(frozen=True)
 class Rows:
