@@ -82,6 +82,8 @@ class Settings:
     """The file that says what the EC2 pool uses: bucket, subnets, types and the rest (docs/deploy.md)."""
     approver: str = "operator"
     """The Airflow user name that demo and tests approve with."""
+    approvers: tuple[str, ...] = ("operator", "admin")
+    """Airflow user names whose word counts, where a person decides what goes out; comma separated."""
     notify: tuple[str, ...] = field(default=(), repr=False)
     """Where broken contract rules are told: Apprise addresses, separated by blanks. They hold secrets."""
 
@@ -97,6 +99,8 @@ class Settings:
         for variable, scheme, place in (("NIGHTSHIFT_LANDING", "s3", self.landing), ("NIGHTSHIFT_LAKEHOUSE", "s3a", self.lakehouse)):
             if place is not None:
                 _check_place(variable, scheme, place)
+        if not all(re.fullmatch(r"[^\s,]+", name) for name in self.approvers):
+            raise ConfigurationError(f"NIGHTSHIFT_APPROVERS={','.join(self.approvers)!r}: write Airflow user names, separated by commas")
         for name in self.usecases:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ConfigurationError(f"NIGHTSHIFT_USECASES names {name!r}: use case names are lower-case words, like card_fraud")
@@ -177,6 +181,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         pool=env.get("NIGHTSHIFT_POOL") or defaults.pool,
         ec2=path("NIGHTSHIFT_EC2"),
         approver=env.get("NIGHTSHIFT_APPROVER", defaults.approver),
+        approvers=tuple(name.strip() for name in env["NIGHTSHIFT_APPROVERS"].split(","))
+        if env.get("NIGHTSHIFT_APPROVERS")
+        else defaults.approvers,
         notify=tuple(env.get("NIGHTSHIFT_NOTIFY", "").split()),
     )
 

@@ -48,6 +48,7 @@ def nightshift_variables(settings: Settings) -> dict[str, str]:
         "NIGHTSHIFT_POOL": settings.pool,
         "NIGHTSHIFT_EC2": str(settings.ec2 or ""),
         "NIGHTSHIFT_APPROVER": settings.approver,
+        "NIGHTSHIFT_APPROVERS": ",".join(settings.approvers),
         "NIGHTSHIFT_NOTIFY": " ".join(settings.notify),
     }
     return variables | {f"NIGHTSHIFT_PORT_{name.upper()}": str(port) for name, port in vars(settings.ports).items()}

@@ -21,6 +21,7 @@ def test_settings_survive_the_way_through_the_environment(tmp_path: Path) -> Non
         mlflow_uri="http://elsewhere:5000",
         lakehouse_memory="700m",
         approver="admin",
+        approvers=("ann", "bob"),
     )
     assert settings.load(nightshift_variables(before)) == before
 
@@ -85,6 +86,7 @@ def test_tables_lie_in_a_folder_or_on_s3(tmp_path: Path, monkeypatch: pytest.Mon
         ("NIGHTSHIFT_FEED_SPANS", "transactions=soon..", "write feed=FIRST..LAST"),
         ("NIGHTSHIFT_LAKEHOUSE_MEMORY", "plenty", "write a heap size such as 3g"),
         ("NIGHTSHIFT_USECASES", "card_fraud,../secrets", "lower-case words"),
+        ("NIGHTSHIFT_APPROVERS", "ann,,bob", "user names, separated by commas"),
     ],
 )
 def test_a_variable_that_holds_nonsense_is_named_with_what_to_write(variable: str, text: str, message: str) -> None:
