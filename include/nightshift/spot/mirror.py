@@ -18,12 +18,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from include.nightshift import durable, objects
 from include.nightshift.errors import CheckpointError, PoolError
 from include.nightshift.spot.pools import LOG, MACHINES
 from include.nightshift.train.run import CHECKPOINTS, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, SYSTEM, TRIALS
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 log = logging.getLogger("nightshift.mirror")
 
@@ -81,8 +84,7 @@ class Mirror:
         except self.client.exceptions.NoSuchKey:
             return None
         except ClientError as error:
-            # Whoever may list a prefix alone can be told 403 of what is not there; the list of the prefix tells the two apart.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 403 or name in self.held(name):
+            if not self._is_gone(name, error):
                 raise
             return None
         return json.loads(answer["Body"].read()), answer["ETag"]
@@ -138,18 +140,29 @@ class Mirror:
         Raises:
             PoolError: S3 does not answer or refuses.
         """
+        from botocore.exceptions import ClientError
+
         with told(self.bucket, self.prefix):
             held = self.held()
             for name, etag in held.items():
                 left = name.startswith(f"{MODEL_FOLDER}/") or name.endswith(_STORY)
                 if left and name not in (RUN, FENCE, RESULT) and not name.startswith(f"{NOTICES}/"):
-                    self.get(folder, name, etag)
+                    try:
+                        self.get(folder, name, etag)
+                    except ClientError as error:
+                        # Its machine has saved since the list was made, and removed the checkpoint that was too many.
+                        if not _is_checkpoint(name) or not self._is_gone(name, error):
+                            raise
             for name in _manifests(folder):
                 if name not in held:
                     (folder / name).unlink(missing_ok=True)
             if RESULT in held:
                 # Behind the model: a result that stands names one that is there.
                 self.get(folder, RESULT, held[RESULT])
+
+    def _is_gone(self, name: str, error: ClientError) -> bool:
+        """Whether S3 refused what is not there: who may list a prefix alone can be told 403 of it, and the list tells the two apart."""
+        return error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404) and name not in self.held(name)
 
     def _metadata(self, name: str) -> Mapping[str, str]:
         """What was kept with an object when it was put."""

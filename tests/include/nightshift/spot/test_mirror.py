@@ -57,7 +57,11 @@ class Bucket:
         return {"Metadata": self.metadata.get(Key, {}), "ContentLength": len(self.objects[Key])}
 
     def download_file(self, bucket: str, key: str, target: str) -> None:
+        from botocore.exceptions import ClientError
+
         self._note("get", key)
+        if key not in self.objects:
+            raise ClientError({"ResponseMetadata": {"HTTPStatusCode": 404}, "Error": {"Code": "404"}}, "HeadObject")  # type: ignore[typeddict-item]
         Path(target).write_bytes(self.objects[key])
 
     def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:
@@ -454,6 +458,30 @@ def test_a_run_that_was_begun_elsewhere_brings_along_all_that_it_has_told(bucket
         (tmp_path / name).write_text(f"{name} of a machine here")
     Mirror(bucket, "b", "p").deliver(tmp_path)
     assert {name: bucket.objects[f"p/{name}"].decode() for name in told} == {name: f"{name} of a machine here" for name in told}
+
+
+def test_a_manifest_that_its_machine_removes_while_it_is_fetched_stops_nobody_and_a_model_that_is_gone_does(
+    bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path
+) -> None:
+    one, folder, home = bearer(1), tmp_path / "machine-1", tmp_path / "home"
+    save(folder, 1, 2)
+    (folder / "progress.jsonl").write_text("{}")
+    one._round()
+
+    def replaced(what: str, key: str) -> None:
+        if what == "get":
+            bucket.objects.pop("p/checkpoints/00000001.json", None)
+
+    bucket.before = replaced
+    Mirror(bucket, "b", "p").fetch(home)
+    assert sorted(str(path.relative_to(home)) for path in home.rglob("*.json*")) == [
+        "checkpoints/00000002.json",
+        "progress.jsonl",
+    ]
+    bucket.objects["p/model/model.ubj"] = b"model"
+    bucket.before = lambda what, key: bucket.objects.pop("p/model/model.ubj", None) if what == "get" else None
+    with pytest.raises(PoolError, match="404"):
+        Mirror(bucket, "b", "p").fetch(home)
 
 
 def test_what_a_machine_was_told_by_the_launching_side_is_a_notice(bearer: Callable[[int], Bearer], bucket: Bucket) -> None:
