@@ -145,7 +145,7 @@ class Fold:
     def __init__(self, world: World, folder: Path, recipe: Trees, genuine: float) -> None:
         self.run = TrainingRun.load(folder)
         self.recipe = recipe
-        self.evidence, self.held = judge.evidence(world.use_case, folder, self.run)
+        self.judged, self.held = judge.held_out(world.use_case, folder, self.run)
         rows = read_rows(folder / "data" / "train", self.run)
         dice = np.random.default_rng(recipe.seed)
         kept = (rows.target > 0) | (dice.random(len(rows)) < genuine)
@@ -163,7 +163,7 @@ class Fold:
         while learning.step < learning.steps:
             learning.advance(lambda rounds_left: None)
         model = models.loads(learning.model(), {"kind": self.recipe.kind})
-        return self.evidence.measure(model.score(self.held, threads=THREADS)).average_precision
+        return self.judged.measure(model.score(self.held, threads=THREADS)).average_precision
 
 
 def _declare(cost: Mapping[str, float], benefit: Mapping[str, Benefit]) -> None:

@@ -302,10 +302,10 @@ def _published(folder: Path) -> Scores:
 
 def _fold(folder: Path, use_case: UseCase, scored: Scores) -> metrics.FoldMetrics:
     run = TrainingRun.load(folder)
-    evidence, held = judge.evidence(use_case, folder, run)
+    judged, held = judge.held_out(use_case, folder, run)
     keys, score = scored
     # Scores are of all events of the nights; the protocol looks at those with a verdict.
-    return evidence.measure(score[np.searchsorted(keys, held.column(run.key).to_numpy())])
+    return judged.measure(score[np.searchsorted(keys, held.column(run.key).to_numpy())])
 
 
 def _report(entrants: Sequence[Entrant], first_days: Sequence[date], target: float | None) -> int:

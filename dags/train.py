@@ -1,16 +1,18 @@
 """Train challengers on spot, choose one, judge it, have it approved and promote it.
 
 **Fires** on the asset `ops.retrain_requests`, over REST, or by hand. **Params**: `as_of`, the last night that is known
-(`last`: the newest that both feeds have brought); `hours` and `max_cost`, what the training may take, in time and money;
+(`last`: the newest that both feeds have brought); `question`, what a model that is asked for by hand has to show, and `changed_on`
+(the request of a watch or of an erasure has its own); `hours` and `max_cost`, what the training may take, in time and money;
 `preemptions`, machines to take away on purpose, for a rehearsal.
 **Reads** features and matured verdicts at pinned versions. **Writes** `<home>/runs/<run id>`, the MLflow run and model
-version, `ops.training_attempts`, `ops.gate_reports`, `ops.approvals`, `ops.champion_history`, the alias `champion`.
+version, `ops.leak_scans`, `ops.training_attempts`, `ops.gate_reports`, `ops.approvals`, `ops.champion_history`, the alias `champion`.
 
 **Waits** at `train_…` for machines and at `approve` for a human (Required Actions); no worker slot is held. **When it fails.**
 *train_…*: the program's own fault, its last lines are in the message, or *SpotTermsError*: time or money is spent, trigger again
 with more; a machine taken away is no failure. *choose*, where a use case has several candidates, leaves out one that failed, and
 fails only without any. *gate* skipped: refused, with the reasons in the log, in MLflow and in `ops.gate_reports`.
-*NotMaturedError*: too early; wait, or bring older nights by `backfill`.
+*NotMaturedError*: too early; wait, or bring older nights by `backfill`. A request that was not asked by hand stays open, and a later
+night's watch tells of it again.
 **Rerun?** Safe: the same inputs are the same run, which resumes from its checkpoints; promoting twice changes nothing.
 """
 
@@ -22,9 +24,10 @@ from nightshift_airflow import assets
 from nightshift_airflow.defaults import TRAINING_POOL, night_dag
 from nightshift_airflow.operators.promote import APPROVE, REJECT, ChooseOperator, CloseOperator, GateOperator, PromoteOperator
 from nightshift_airflow.operators.spot import SpotTrainingOperator, SweepOperator
-from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator
+from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator, ScanOperator
 
 from include.nightshift import settings, usecase
+from include.nightshift.promote.question import ASKABLE
 from include.nightshift.usecase import UseCase
 
 AS_OF = "{{ ti.xcom_pull(task_ids='claim')['as_of'] }}"
@@ -32,7 +35,7 @@ SUBJECT = "Promote version {{ ti.xcom_pull(task_ids='gate')['model_version'] }}?
 BODY = """
 {% set report = ti.xcom_pull(task_ids='gate') -%}
 {% set choice = ti.xcom_pull(task_ids='choose') -%}
-Version **{{ report['model_version'] }}**, by recipe {{ choice['recipe'] }}, against
+Asked to **{{ report['question'] }}**: version **{{ report['model_version'] }}**, by recipe {{ choice['recipe'] }}, against
 {{ report['champion_version'] or 'nobody (the first model)' }}, on held-out nights that it has never seen.
 
 {% for reason in report['reasons'] + choice['reasons'] %}- {{ reason }}
@@ -46,6 +49,8 @@ def params(local_preemptions: int) -> dict[str, Param]:
     night = r"^(last|\d{4}-\d{2}-\d{2})$"
     return {
         "as_of": Param(LAST_WHOLE_NIGHT, type="string", pattern=night, description="Last night that is known, or last."),
+        "question": Param("improve", enum=[str(kind) for kind in ASKABLE], description="What the new model has to show."),
+        "changed_on": Param(None, type=["string", "null"], pattern=night, description="With recover: first night of the changed world."),
         "hours": Param(12, type="number", exclusiveMinimum=0, maximum=720, description="Deadline of the training, from the run's start."),
         "max_cost": Param(None, type=["number", "null"], exclusiveMinimum=0, description="What the training may cost; empty: no limit."),
         "preemptions": Param(local_preemptions, type="integer", minimum=0, maximum=5, description="Machines to take away on purpose."),
@@ -58,13 +63,20 @@ def train(use_case: UseCase, local_preemptions: int) -> None:
     on_request = PartitionedAssetTimetable(assets=assets.retrain_requests(use_case))
     with DAG(**arguments, schedule=on_request, params=params(local_preemptions)):
         on_night = {"use_case": use_case.name, "nights": AS_OF}
-        claim = ClaimOperator(task_id="claim", use_case=use_case.name, as_of="{{ params.as_of }}")
+        claim = ClaimOperator(
+            task_id="claim",
+            use_case=use_case.name,
+            as_of="{{ params.as_of }}",
+            question="{{ params.question }}",
+            changed_on="{{ params.changed_on or '' }}",
+        )
+        scan = ScanOperator(task_id="scan", **on_night)
         trained = {recipe.name: f"train_{recipe.name}" for recipe in use_case.trained}
         # One that failed does not stop the others; with none of them there is nothing to choose.
         choose = ChooseOperator(task_id="choose", train_task_ids=trained, trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, **on_night)
         for recipe, task_id in trained.items():
             folder = f"{{{{ ti.xcom_pull(task_ids='pin_{recipe}') }}}}"
-            pin = PinOperator(task_id=f"pin_{recipe}", recipe=recipe, **on_night)
+            pin = PinOperator(task_id=f"pin_{recipe}", recipe=recipe, claim_task_id="claim", **on_night)
             spot = SpotTrainingOperator(
                 task_id=task_id,
                 run_folder=folder,
@@ -79,8 +91,12 @@ def train(use_case: UseCase, local_preemptions: int) -> None:
         # Three retries, because Airflow 3.3.2 may fail an answer that comes within a second of the question.
         approve = HITLOperator(task_id="approve", subject=SUBJECT, body=BODY, options=[APPROVE, REJECT], retries=3, execution_timeout=None)
         promote = PromoteOperator(task_id="promote", gate_task_id="gate", approve_task_id="approve", **on_night)
-        close = CloseOperator(task_id="close", claim_task_id="claim", gate_task_id="gate", promote_task_id="promote", **on_night)
-        choose >> gate >> approve >> promote >> close.as_teardown(setups=claim)
+        pins = [f"pin_{recipe}" for recipe in trained]
+        close = CloseOperator(
+            task_id="close", claim_task_id="claim", pin_task_ids=pins, gate_task_id="gate", promote_task_id="promote", **on_night
+        )
+        claim >> scan
+        [choose, scan] >> gate >> approve >> promote >> close.as_teardown(setups=claim)
 
 
 installed = settings.load()

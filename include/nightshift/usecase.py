@@ -11,6 +11,7 @@ import importlib
 import re
 from dataclasses import dataclass, field, replace
 from datetime import date
+from typing import Literal
 
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.rules import BatchRule, FeedRule, RowRule
@@ -174,28 +175,47 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class GatePolicy:
-    """What a challenger must show on rows it has never seen."""
+    """What a candidate must show on rows it has never seen, and who must agree."""
 
-    holdout_nights: int = 7
-    """Matured nights T-6..T that judge; training ends `label_delay_days` before the first of them."""
+    holdout_nights: int = 28
+    """Matured nights that judge a candidate which is to improve on the champion or to refresh it; training ends `label_delay_days` before
+    the first of them. One week tells 0.06 of average precision from the least gain, four weeks 0.03."""
+    short_holdout_nights: int = 7
+    """So many where there are no more: a first model's, and those of a world that has changed."""
+    error: float = 0.05
+    """Chance that a candidate passes which gains no more than the least, or loses just the margin; shared by all that are judged on the
+    same nights."""
     min_gain: float = 0.01
-    """Average precision that a challenger must win over the champion on the same rows."""
+    """Average precision that a candidate must win in truth to be called an improvement: seeds alone differ by a third of that."""
+    margin: float = 0.01
+    """Average precision that a refreshed model may lose in truth."""
     card_precision_margin: float = 0.02
-    """Card precision that a challenger may lose at most."""
+    """Card precision that a candidate may lose in truth."""
+    calibration_margin: float = 0.1
+    """Share of the positives by which a candidate may be worse calibrated than the champion, in the expected calibration error and in
+    the relative Brier score."""
     floor_average_precision: float = 0.30
     """What the first model ever must reach, having nobody to beat."""
+    floor_calibration: float = 0.5
+    """Share of the positives that a first model may promise where they are not."""
     min_frauds: int = 50
-    """Fewer positive held-out rows than this are no evidence."""
+    """Fewer positive held-out rows than this are no evidence: wait."""
+    approval: Literal["human", "waived"] = "human"
+    """Whether a person must agree. Where that is waived, reports are promoted as they pass, and the history says that nobody was asked."""
+    approval_hours: float = 72
+    """How long a person's answer may take, and how long it holds."""
 
     def __post_init__(self) -> None:
-        if self.holdout_nights < 1 or self.min_frauds < 1:
-            raise ConfigurationError("gate: holdout_nights and min_frauds are at least 1")
-        if self.min_gain < 0 or self.card_precision_margin < 0:
-            raise ConfigurationError(
-                "gate: min_gain and card_precision_margin are not negative; a gate that lets losses through is no gate"
-            )
-        if not 0 <= self.floor_average_precision <= 1:
-            raise ConfigurationError("gate: floor_average_precision lies in 0..1")
+        if not 1 <= self.short_holdout_nights <= self.holdout_nights or self.min_frauds < 1:
+            raise ConfigurationError("gate: 1 <= short_holdout_nights <= holdout_nights, and min_frauds is at least 1")
+        if min(self.min_gain, self.margin, self.card_precision_margin, self.calibration_margin) < 0:
+            raise ConfigurationError("gate: min_gain and the margins are not negative; a gate that lets losses through is no gate")
+        if not 0 < self.error < 0.5:
+            raise ConfigurationError(f"gate: error lies in (0, 0.5), not {self.error}; at a half a coin would do")
+        if not 0 <= self.floor_average_precision <= 1 or self.floor_calibration <= 0:
+            raise ConfigurationError("gate: floor_average_precision lies in 0..1, floor_calibration above 0")
+        if self.approval not in ("human", "waived") or not self.approval_hours > 0:
+            raise ConfigurationError(f"gate: approval is human or waived, not {self.approval!r}, and approval_hours is above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +304,9 @@ class UseCase:
     """How its models are made; the first one is what `train` trains unless `candidates` says otherwise."""
     candidates: tuple[str, ...] = ()
     """Names of recipes that `train` trains side by side; the best of them on the last training nights goes before the gate."""
+    clusters: tuple[str, ...] = ()
+    """Other columns of the events by whose values rows hang together, such as where something was paid: a bound on how much better a
+    model is allows for them."""
     list_size: int = 100
     compromised_for_days: int = 7
     """Entities with a positive verdict reported in so many last nights are left out of the list."""
@@ -296,6 +319,10 @@ class UseCase:
         event_columns = [column.name for column in self.events.columns]
         if self.entity not in event_columns:
             raise ConfigurationError(f"{self.name}: entity {self.entity!r} is none of the columns {event_columns} of {self.events.name}")
+        if unknown := [name for name in self.clusters if name not in event_columns or not name.endswith("_id")]:
+            raise ConfigurationError(
+                f"{self.name}: clusters {unknown} must be columns of {self.events.name} that end in _id: those the features keep"
+            )
         label_columns = [column.name for column in self.labels.columns]
         for wanted in (self.events.key, self.target):
             if wanted not in label_columns:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 import requests
@@ -65,15 +65,20 @@ def test_backfilled_nights_are_listed_and_watched_and_ask_for_nothing(walk):
     assert [week["day"] for week in weeks] == list(nights.between(walk.changes_on + timedelta(days=6), walk.last - timedelta(days=7)))
     promised = json.loads(walk.rows("select figures from ops.gate_reports")[0]["figures"])["candidate_average_precision"]
     assert max(week["value"] for week in weeks) < promised / 2, "the world that it was trained on is gone"
-    assert walk.rows("select count(*) as n from ops.retrain_requests") == [{"n": 0}]
+    [asked] = walk.rows("select cause, state, question, evidence from ops.retrain_requests")
+    assert (asked["cause"], asked["state"]) == ("asked", "done"), "the first training, by hand, and nothing else"
+    assert json.loads(asked["evidence"])["by"] == "operator"
     assert len(walk.trainings()) == 1
 
 
 def test_the_evidence_of_a_night_starts_a_training_whose_model_is_judged_approved_and_lists_the_next_night(walk):
     night, before = walk.live(1), walk.trainings()
     ran = walk.night(night)
-    [request] = walk.rows("select * from ops.retrain_requests")
+    [request] = walk.rows("select * from ops.retrain_requests where cause <> 'asked'")
     assert (request["night"], request["cause"]) == (night, "performance")
+    question = json.loads(request["question"])
+    assert question["kind"] == "recover"
+    assert walk.changes_on <= date.fromisoformat(question["changed_on"]) <= walk.changes_on + timedelta(days=6)
 
     training = walk.airflow.wait_for_run("card_fraud_train", not_among=before)
     walk.approve(training)
@@ -84,7 +89,8 @@ def test_the_evidence_of_a_night_starts_a_training_whose_model_is_judged_approve
     assert walk.airflow.tasks("card_fraud_train", training)["train_trees"]["try_number"] == 1, "a machine lost is no try used"
     assert (report["passed"], report["champion_version"], report["model_version"]) == (True, "1", "2")
     assert (report["holdout_first"], report["holdout_last"]) == (night - timedelta(days=13), night - timedelta(days=7))
-    assert walk.rows("select state from ops.retrain_requests") == [{"state": "done"}]
+    assert (report["question"], report["outcome"]) == ("recover", "passed")
+    assert walk.rows("select distinct state from ops.retrain_requests") == [{"state": "done"}]
     reigns = walk.rows("select model_version, from_night, until_night from ops.champion_history order by from_night")
     assert reigns == [
         {"model_version": "1", "from_night": walk.changes_on, "until_night": night},

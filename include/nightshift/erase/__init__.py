@@ -28,6 +28,7 @@ from include.nightshift.ingest import batches, checks, erased
 from include.nightshift.lakehouse import barrier, log, pins, records, tables, vacuum
 from include.nightshift.lakehouse.purge import purge
 from include.nightshift.monitor import requests
+from include.nightshift.promote.question import Kind, Question
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 told = logging.getLogger(__name__)
 
 CAUSE = "erasure"
+FORGET = Question(kind=Kind.REFRESH, mandatory=True)
+"""What a model is asked that replaces one which remembers somebody: not to be worse; and the old one may not stay."""
 PATIENCE = 60.0
 """Seconds that the server has to let go of what its last queries left in its scratch folder."""
 
@@ -240,7 +243,7 @@ class _Erasure:
             versions = self.found.models.get(use_case.name, {})
             if reigning in versions and extent is not None:
                 evidence = {"erasure": self.asked.token, "champion": reigning, "models": sorted(versions)}
-                filed = requests.file(self.settings, use_case, extent[1], CAUSE, evidence, about=self.asked.token)
+                filed = requests.file(self.settings, use_case, extent[1], CAUSE, FORGET, evidence, about=self.asked.token)
                 self.found.retrain.append(filed["request_id"])
         self._keep()
 

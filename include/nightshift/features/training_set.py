@@ -18,6 +18,7 @@ from include.nightshift import durable, keys, nights
 from include.nightshift.errors import NotMaturedError
 from include.nightshift.lakehouse import log, tables, writes
 from include.nightshift.lakehouse.session import literal
+from include.nightshift.promote.question import FIRST, Question
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -84,14 +85,19 @@ class Manifest:
         return cls(**raw | {"split": split_, "features": tuple(raw["features"])})
 
 
-def split(use_case: UseCase, first: date, as_of: date) -> Split:
-    """The split for a history that begins with `first`, seen from `as_of`.
+def split(use_case: UseCase, first: date, as_of: date, question: Question = FIRST) -> Split:
+    """The split for a history that begins with `first`, seen from `as_of`; the question says how many nights are held out.
 
     Raises:
         NotMaturedError: the history is too short to train on and, apart from that, to judge on.
     """
     holdout_last = as_of - timedelta(days=use_case.label_delay_days)
-    holdout_first = holdout_last - timedelta(days=use_case.gate.holdout_nights - 1)
+    holdout_first = holdout_last - timedelta(days=question.nights(use_case.gate) - 1)
+    if question.changed_on and holdout_first < question.changed_on:
+        raise NotMaturedError(
+            f"{tables.features(use_case)}, as of night {as_of}: the nights {holdout_first}..{holdout_last} would judge, and the world "
+            f"changed on {question.changed_on}. Wait until night {question.changed_on + (as_of - holdout_first)}"
+        )
     train_last = holdout_first - timedelta(days=use_case.label_delay_days + 1)
     if train_last < first:
         raise NotMaturedError(
@@ -106,7 +112,7 @@ def tables_read(use_case: UseCase) -> tuple[tables.Table, tables.Table, tables.T
     return tables.features(use_case), tables.silver(use_case.events), tables.silver(use_case.labels)
 
 
-def pin(settings: Settings, use_case: UseCase, as_of: date) -> tuple[Split, dict[str, int]]:
+def pin(settings: Settings, use_case: UseCase, as_of: date, question: Question = FIRST) -> tuple[Split, dict[str, int]]:
     """Fix what a training run reads: the split, and the versions of features, events and verdicts.
 
     Raises:
@@ -124,7 +130,7 @@ def pin(settings: Settings, use_case: UseCase, as_of: date) -> tuple[Split, dict
             f"{read[2]} holds no verdict of drop {as_of}, so night {as_of - timedelta(days=use_case.label_delay_days)} has not matured: "
             f"run `ingest` of night {as_of}, or train as of an earlier night"
         )
-    return split(use_case, held[0], as_of), versions
+    return split(use_case, held[0], as_of, question), versions
 
 
 def at(table: tables.Table, versions: dict[str, int]) -> str:
@@ -132,9 +138,9 @@ def at(table: tables.Table, versions: dict[str, int]) -> str:
     return f"{table} version as of {int(versions[str(table)])}"
 
 
-def run_id(use_case: UseCase, recipe: Recipe, split_: Split, versions: dict[str, int]) -> str:
+def run_id(use_case: UseCase, recipe: Recipe, split_: Split, versions: dict[str, int], question: Question = FIRST) -> str:
     """The name of a training run: the same inputs give the same name, so that asking again goes on with the same run."""
-    inputs = json.dumps([recipe.told(), asdict(split_), versions], default=str, sort_keys=True)
+    inputs = json.dumps([recipe.told(), asdict(split_), versions, question.told()], default=str, sort_keys=True)
     return f"{use_case.name}-{split_.as_of.isoformat()}-{recipe.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"
 
 
@@ -159,7 +165,8 @@ def write(session: SparkSession, settings: Settings, use_case: UseCase, split_: 
         "frauds": f"v.{target} = 1 and e.day between {literal(begin)} and {literal(split_.holdout_last)}",
     }
     columns = ", ".join(f"f.{name}" for name in ("day", key, entity, use_case.events.event_time, *use_case.feature_names))
-    rows = f"select {columns}, v.{target} from {features} f join {known} v on f.{key} = v.{key}"
+    clusters = "".join(f", f.{name}" for name in use_case.clusters if name not in use_case.feature_names)
+    rows = f"select {columns}{clusters}, v.{target} from {features} f join {known} v on f.{key} = v.{key}"
     read = {
         "train": rows,
         "holdout": rows,

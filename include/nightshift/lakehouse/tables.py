@@ -296,6 +296,7 @@ RETRAIN_REQUESTS = Table(
         TableColumn("requested_at", "timestamp", "When it was filed.", clock=True),
         TableColumn("claimed_at", "timestamp", "When a training run took it.", clock=True),
         TableColumn("closed_at", "timestamp", "When it was done or refused.", clock=True),
+        TableColumn("question", "string", "JSON: what the new model is asked to show, settled when it was filed."),
     ),
 )
 TRAINING_ATTEMPTS = Table(
@@ -558,6 +559,20 @@ PARITY = Table(
     ),
 )
 
+LEAK_SCANS = Table(
+    schema="ops",
+    name="leak_scans",
+    comment="Whether features know what their night did not. One row per use case and state of their code.",
+    partition=(),
+    columns=(
+        _USE_CASE,
+        TableColumn("code", "string", "SHA-256 over everything that makes the features."),
+        TableColumn("passed", "boolean", "Whether nothing was found."),
+        TableColumn("seen", "string", "What was found, or what stood still."),
+        TableColumn("scanned_at", "timestamp", "When it was scanned.", clock=True),
+    ),
+)
+
 ERASED_KEYS = Table(
     schema="ops",
     name="erased_keys",
@@ -609,6 +624,7 @@ SHARED = (
     PUBLICATIONS,
     NIGHTS,
     PARITY,
+    LEAK_SCANS,
     DBT_NODES,
     BATCHES,
     CONTRACT_RESULTS,

@@ -11,12 +11,14 @@ that night's verdict.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from include.nightshift.promote.question import Kind, Question
 from include.nightshift.usecase import DriftPolicy
 
 CAUSE = "performance"
@@ -54,6 +56,11 @@ class RetrainVerdict:
     """Why it asks, or every reason why it does not."""
     evidence: dict[str, Any] = field(default_factory=dict)
     """What the verdict rests on; JSON-safe."""
+
+    @property
+    def question(self) -> Question:
+        """What a new model will be asked: to be better on the nights since this one began to fail."""
+        return Question(kind=Kind.RECOVER, changed_on=date.fromisoformat(self.evidence["violated_since"]))
 
 
 def decide(
@@ -97,6 +104,7 @@ def decide(
         "nights_violated": violated,
         "nights_needed": policy.nights_violated,
         "watched": watched,
+        "violated_since": _violated_since(policy, night, champion, promise, judged),
     }
     if no_news := _no_news(night, champion, promise, watched):
         return RetrainVerdict(False, "", (no_news,), evidence)
@@ -113,16 +121,31 @@ def decide(
     return RetrainVerdict(False, "", seen + silence, evidence)
 
 
+def _violated_since(
+    policy: DriftPolicy, night: date, champion: str | None, promise: float | None, judged: Sequence[JudgedNight]
+) -> str | None:
+    """The first of the violated nights that end, without a break, with the newest: if the world has changed, then by this night."""
+    every = _reached(policy, night, champion, promise, judged)
+    unbroken = itertools.takewhile(lambda entry: entry["violated"], reversed(every))
+    return min((entry["night"] for entry in unbroken), default=None)
+
+
 def _watched(
     policy: DriftPolicy, night: date, champion: str | None, promise: float | None, judged: Sequence[JudgedNight]
 ) -> list[dict[str, Any]]:
     """The champion's last judged nights, oldest first, with what each lost as a share of the promise."""
+    return _reached(policy, night, champion, promise, judged)[-policy.nights_watched :]
+
+
+def _reached(
+    policy: DriftPolicy, night: date, champion: str | None, promise: float | None, judged: Sequence[JudgedNight]
+) -> list[dict[str, Any]]:
     if promise is None:
         return []
     mine = [entry for entry in judged if entry.model_version == champion and entry.night <= night]
     reached = {entry.night: float(entry.average_precision) for entry in mine if math.isfinite(entry.average_precision)}
     watched = []
-    for scored in sorted(reached)[-policy.nights_watched :]:
+    for scored in sorted(reached):
         loss = (promise - reached[scored]) / promise
         entry = {"night": scored.isoformat(), "average_precision": reached[scored], "loss": loss, "violated": loss > policy.max_loss}
         watched.append(entry)

@@ -142,7 +142,7 @@ def _tell(settings: Settings, story: Story, tell: Teller) -> None:
     _approve(walk, walk.train(story.trained_as_of, preemptions=0), tell)
     if story.trained_as_of < story.history_last:
         walk.backfill(story.trained_as_of + timedelta(days=1), story.history_last, "scores")
-        filed = len(requests.of(settings, use_case)) or "no"
+        filed = sum(request["state"] == "open" for request in requests.of(settings, use_case)) or "no"
         tell(f"nights {story.trained_as_of + timedelta(days=1)}..{story.history_last} scored and watched with it, {filed} request filed")
 
     for night in nights.between(story.history_last + timedelta(days=1), story.history_last + timedelta(days=story.live)):

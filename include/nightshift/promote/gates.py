@@ -1,68 +1,28 @@
-"""Gates: what a challenger must show on rows it has never seen before it may be put forward.
+"""Gates: what a candidate must show on rows it has never seen before it may be put forward.
 
-Each gate is a small function of (candidate, champion, evidence, policy) that returns a `Verdict`. All of them run and
-none hides another. They fail closed: a gate that raises, and a champion that cannot be looked up, are rejections with
-that reason; only a look-up that answers "nobody reigns" lets a first model be judged by the floor.
+Each gate is a small function of (candidate, champion, evidence, policy) that returns a `Verdict`. All of them run and none hides another.
+They fail closed: a gate that raises, and a champion that cannot be looked up, are rejections with that reason; only a look-up that answers
+"nobody reigns" lets a first model be judged by floors. What another gate finds wrong is no reason for this one to be lenient.
 
 Both models are measured on the same rows by the same function; a champion's remembered figure is never compared with.
+
+To add a gate, write such a function and name it in `ALONE` or `AGAINST_CHAMPION`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
-from datetime import date, timedelta
-from enum import Enum
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, TypeAlias
 
-from include.nightshift.promote import metrics
+from include.nightshift.promote import compare
+from include.nightshift.promote.evidence import Evidence, Scored
+from include.nightshift.promote.question import Kind
 from include.nightshift.promote.verdict import Verdict
 from include.nightshift.usecase import GatePolicy
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """The held-out rows of pinned tables, one entry per row, and what was known about their entities."""
-
-    day: np.ndarray
-    """datetime64[D]; the nights are those of `GatePolicy.holdout_nights`, from `first_test_day` on."""
-    entity: np.ndarray
-    target: np.ndarray
-    known_fraud_day: np.ndarray
-    """datetime64[D] of every positive row since `first_test_day - 2 * label_delay_days`."""
-    known_fraud_entity: np.ndarray
-    first_test_day: date
-    label_delay_days: int
-    list_size: int
-
-    def measure(self, scores: np.ndarray) -> metrics.FoldMetrics:
-        """What these scores reach on these rows, by the published protocol (`metrics.fold`)."""
-        return metrics.fold(
-            self.day,
-            self.entity,
-            self.target,
-            scores,
-            first_test_day=self.first_test_day,
-            known_fraud_day=self.known_fraud_day,
-            known_fraud_entity=self.known_fraud_entity,
-            label_delay_days=self.label_delay_days,
-            list_size=self.list_size,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """A model and what it says about the evidence's rows, aligned with them."""
-
-    model_version: str
-    model_sha256: str
-    scores: np.ndarray
+WAIT = "wait"
 
 
 @dataclass(frozen=True)
@@ -77,8 +37,16 @@ class Report:
         return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
 
     @property
+    def outcome(self) -> str:
+        """`passed`, `refused`, or `wait` where all that is wrong is that too little has matured."""
+        if self.passed:
+            return "passed"
+        against = [verdict for verdict in self.verdicts if not verdict.passed]
+        return WAIT if against and all(verdict.waits for verdict in against) else "refused"
+
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it was rejected, or, when it was not, what each gate saw."""
+        """Why it was not passed, or, when it was, what each gate saw."""
         spoken = [verdict for verdict in self.verdicts if verdict.passed == self.passed]
         return tuple(f"{verdict.gate}: {reason}" for verdict in spoken for reason in verdict.reasons)
 
@@ -94,43 +62,44 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON and XCom; `from_dict` reads them back."""
-        return {"passed": self.passed, "figures": self.figures, "verdicts": [verdict.as_dict() for verdict in self.verdicts]}
+        told = {"passed": self.passed, "outcome": self.outcome, "figures": self.figures}
+        return told | {"verdicts": [verdict.as_dict() for verdict in self.verdicts]}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Report:
-        """Read a report back. `passed` and `figures` are worked out anew from the verdicts, never believed."""
+        """Read a report back. `passed`, `outcome` and `figures` are worked out anew from the verdicts, never believed."""
         return cls(tuple(Verdict(**verdict) for verdict in plain["verdicts"]))
 
 
 Gate: TypeAlias = Callable[[Scored, Scored | None, Evidence, GatePolicy], Verdict]
 
 
+# Gates that look at the candidate and the rows only
+
+
 def enough_evidence(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
-    """Every held-out night is there, none besides, and the rows that count hold enough positives."""
+    """Every held-out night is there, none besides, and the rows that count hold enough positives; too few of them is no fault: wait."""
     import numpy as np
 
-    kept = metrics.undisclosed(
-        evidence.day,
-        evidence.entity,
-        evidence.known_fraud_day,
-        evidence.known_fraud_entity,
-        evidence.first_test_day,
-        evidence.label_delay_days,
-    )
-    frauds = int((evidence.target[kept] == 1).sum())
-    owed = {evidence.first_test_day + timedelta(days=offset) for offset in range(policy.holdout_nights)}
-    present = set(np.unique(evidence.day.astype("datetime64[D]")).tolist())
-    faults = []
+    frauds = sum(int((fold.target == 1).sum()) for fold in evidence.held.folds)
+    rows = sum(len(fold.rows) for fold in evidence.held.folds)
+    owed = {evidence.held.first_test_day + timedelta(days=offset) for offset in range(evidence.held.nights)}
+    present = set(np.unique(evidence.held.day.astype("datetime64[D]")).tolist())
+    faults, waits = [], []
     if missing := sorted(owed - present):
-        faults.append(f"held-out nights without rows: {', '.join(map(str, missing))}; wait until they are built and matured")
+        waits.append(f"held-out nights without rows: {', '.join(map(str, missing))}; wait until they are built and matured")
     if extra := sorted(present - owed):
-        faults.append(f"rows of nights that are not held out: {', '.join(map(str, extra))}; the policy holds out {policy.holdout_nights}")
+        faults.append(f"rows of nights that are not held out: {', '.join(map(str, extra))}; {evidence.held.nights} are, pin the run again")
     if frauds < policy.min_frauds:
-        faults.append(f"{frauds} positive held-out rows, {policy.min_frauds} are needed; wait for more matured nights or hold out more")
-    seen = f"{frauds} positives among {int(kept.sum())} rows of {len(present)} nights"
-    return Verdict(
-        "enough_evidence", not faults, tuple(faults) or (seen,), {"rows": int(kept.sum()), "frauds": frauds, "nights": len(present)}
-    )
+        waits.append(f"{frauds} positive held-out rows, {policy.min_frauds} are needed; wait for more matured nights or hold out more")
+    if evidence.question.changed_on and evidence.held.first_test_day < evidence.question.changed_on:
+        waits.append(
+            f"the held-out nights begin with {evidence.held.first_test_day} and the world changed on {evidence.question.changed_on}: "
+            f"wait until {evidence.held.nights} nights since have matured"
+        )
+    seen = f"{frauds} positives among {rows} rows of {len(present)} nights"
+    figures = {"rows": rows, "frauds": frauds, "nights": len(present)}
+    return Verdict("enough_evidence", not (faults or waits), (*faults, *waits) or (seen,), figures, waits=bool(waits) and not faults)
 
 
 def sound_scores(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
@@ -140,8 +109,8 @@ def sound_scores(candidate: Scored, champion: Scored | None, evidence: Evidence,
     scores = np.asarray(candidate.scores, dtype=np.float64)
     finite = np.isfinite(scores)
     faults = []
-    if scores.shape != evidence.day.shape:
-        faults.append(f"scores of shape {scores.shape} for rows of shape {evidence.day.shape}; score exactly the pinned rows")
+    if scores.shape != evidence.held.day.shape:
+        faults.append(f"scores of shape {scores.shape} for rows of shape {evidence.held.day.shape}; score exactly the pinned rows")
     if not finite.all():
         faults.append(f"{(~finite).sum()} scores are no finite numbers; look at the features of those rows")
     if ((scores[finite] < 0) | (scores[finite] > 1)).any():
@@ -150,6 +119,73 @@ def sound_scores(candidate: Scored, champion: Scored | None, evidence: Evidence,
         faults.append(f"every row scores {scores[finite][0]:g}; such a model ranks nothing")
     figures = {"lowest_score": scores[finite].min(), "highest_score": scores[finite].max()} if finite.any() else {}
     return Verdict("sound_scores", not faults, tuple(faults) or (f"{len(scores)} finite probabilities",), figures)
+
+
+def signature(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
+    """The model reads what it was trained on, in that order, and all of it is still built; on the training's probe rows it gives the
+    scores that it gave when it was made."""
+    found = evidence.provenance
+    faults = []
+    if found.reads != found.trained_on:
+        apart = next((place for place, pair in enumerate(zip(found.reads, found.trained_on, strict=False)) if pair[0] != pair[1]), None)
+        at = min(len(found.reads), len(found.trained_on)) if apart is None else apart
+        faults.append(
+            f"the model reads {len(found.reads)} features and was trained on {len(found.trained_on)}; from place {at} on they are others: "
+            "its features.json is not the training's, train again"
+        )
+    if gone := [name for name in found.reads if name not in found.contract]:
+        faults.append(f"it reads {', '.join(gone)}, which the features no longer have: they would be null in every row")
+    if found.repeats is None:
+        faults.append("there are no probe rows to see whether it still scores as it did when it was made: train again")
+    elif not found.repeats <= 1e-6:
+        faults.append(
+            f"on the training's probe rows it is {found.repeats:g} off the scores it gave then: it reads other columns, or by other code"
+        )
+    seen = f"{len(found.reads)} features in the order of the training, and the same scores as then"
+    return Verdict("signature", not faults, tuple(faults) or (seen,))
+
+
+def disjoint(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
+    """What it was trained on was known before the first held-out night began: its last row's verdict had been told."""
+    found, first, delay = evidence.provenance, evidence.held.first_test_day, evidence.held.label_delay_days
+    owed = first - timedelta(days=delay + 1)
+    faults = []
+    if found.rows_last > owed:
+        faults.append(
+            f"its training rows reach night {found.rows_last}; the held-out nights begin with {first}, and verdicts take {delay} nights, "
+            f"so {owed} is the last it may have seen: pin the run again"
+        )
+    seen = f"training rows of nights {found.rows_first}..{found.rows_last}, held-out nights from {first} on"
+    if found.champion_rows_last and found.champion_rows_last > owed:
+        # It makes the champion look better than it is, never the candidate.
+        seen += f"; the champion has seen nights until {found.champion_rows_last}, which flatters it"
+    return Verdict("disjoint", not faults, tuple(faults) or (seen,))
+
+
+def clean(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
+    """The features' code was scanned for leaks as it is, and what was scored on the held-out nights was what silver gives."""
+    faults: list[str] = []
+    seen: list[str] = []
+    if evidence.provenance.leak_scan is None:
+        faults.append("nobody scanned the features' code as it is for leaks: clear the task scan of this training, then gate")
+    else:
+        passed, what = evidence.provenance.leak_scan
+        (seen if passed else faults).append(f"leak scan: {what}")
+    scored, compared, differ = evidence.provenance.parity
+    if differ or compared < scored:
+        faults.append(
+            f"parity: of {scored} held-out nights that were scored, {compared} were compared with silver, and {differ} differ from it: "
+            "build and score those nights again"
+        )
+    seen.append(f"parity: {compared} scored nights are what silver gives" if scored else "parity: nobody has scored these nights")
+    return Verdict("clean", not faults, tuple(faults) or tuple(seen))
+
+
+ALONE: tuple[Gate, ...] = (enough_evidence, sound_scores, signature, disjoint, clean)
+"""Gates that look at the candidate and the rows only."""
+
+
+# Gates that cannot be judged when it is not known who reigns
 
 
 def not_itself(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
@@ -168,44 +204,90 @@ def not_itself(candidate: Scored, champion: Scored | None, evidence: Evidence, p
 
 
 def better(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
-    """The candidate's average precision beats the champion's on the same rows by `min_gain`; a tie never promotes.
+    """The question's answer in average precision: a lower bound of candidate less champion, on the same rows, above what is asked.
 
-    With nobody to beat it must reach `floor_average_precision`.
+    Improve: above `min_gain`. Refresh: above `-margin`. Recover: above 0. With nobody to beat, `floor_average_precision`.
     """
-    own = evidence.measure(candidate.scores)
+    own = evidence.held.measure(candidate.scores)
     figures = {f"candidate_{metric}": figure for metric, figure in asdict(own).items()}
+    kind = evidence.question.kind
+    if (champion is None) != (kind is Kind.FIRST):
+        reigns = "nobody reigns" if champion is None else f"version {champion.model_version} reigns"
+        asked = f"the question was {kind}, and {reigns}: what was asked before the training is not what there is to answer; ask again"
+        return Verdict("better", False, (asked,), figures)
     if champion is None:
         passed = own.average_precision >= policy.floor_average_precision
         reason = f"nobody reigns; average precision {own.average_precision:.4f} against the floor {policy.floor_average_precision:g}"
         return Verdict("better", passed, (reason,), figures)
-    theirs = evidence.measure(champion.scores)
-    gain = own.average_precision - theirs.average_precision
+    theirs = evidence.held.measure(champion.scores)
+    figures |= {f"champion_{metric}": figure for metric, figure in asdict(theirs).items()}
+    asked_for = {Kind.IMPROVE: policy.min_gain, Kind.REFRESH: -policy.margin, Kind.RECOVER: 0.0}[kind]
+    apart = compare.average_precision(evidence.held.folds, candidate.scores, champion.scores)
+    low = apart.low(evidence.level)
+    figures |= _bounds("average_precision", apart, evidence.level)
     reason = (
-        f"average precision {own.average_precision:.4f} against {theirs.average_precision:.4f} of champion {champion.model_version}: "
-        f"gain {gain:+.4f}, {policy.min_gain:g} is needed"
+        f"{kind}: average precision {apart.candidate:.4f} against {apart.champion:.4f} of champion {champion.model_version}: "
+        f"gain {apart.estimate:+.4f}, at least {low:+.4f} but for a chance of {evidence.level:.2g}; more than {asked_for:+g} is asked. "
+        f"Nine in ten that are better by {asked_for + apart.needed(evidence.level):.3f} would show it on these rows"
     )
-    figures |= {f"champion_{metric}": figure for metric, figure in asdict(theirs).items()} | {"average_precision_gain": gain}
-    return Verdict("better", gain > 0 and gain >= policy.min_gain, (reason,), figures)
+    return Verdict("better", low > asked_for, (reason, _spent(evidence, policy)), figures)
 
 
 def card_precision(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
-    """The morning's list loses at most `card_precision_margin` of its precision; passes when nobody reigns."""
-    own = evidence.measure(candidate.scores).card_precision
+    """The morning's list is not worse: the lower bound of the change in card precision is above `-card_precision_margin`."""
     if champion is None:
-        return Verdict("card_precision", True, (f"nobody reigns; card precision {own:.4f}",), {"candidate_card_precision": own})
-    theirs = evidence.measure(champion.scores).card_precision
+        own = evidence.held.measure(candidate.scores).card_precision
+        return Verdict("card_precision", True, (f"nobody reigns; card precision {own:.4f}",))
+    apart = compare.card_precision(evidence.held.folds, candidate.scores, champion.scores, evidence.held.list_size)
+    low = apart.low(policy.error)
     reason = (
-        f"card precision {own:.4f} against {theirs:.4f} of champion {champion.model_version}: "
-        f"change {own - theirs:+.4f}, {-policy.card_precision_margin:g} is allowed"
+        f"card precision {apart.candidate:.4f} against {apart.champion:.4f} of champion {champion.model_version}: change "
+        f"{apart.estimate:+.4f}, at least {low:+.4f} but for a chance of {policy.error:g}; {-policy.card_precision_margin:g} is allowed"
     )
-    figures = {"candidate_card_precision": own, "champion_card_precision": theirs, "card_precision_change": own - theirs}
-    return Verdict("card_precision", own - theirs >= -policy.card_precision_margin, (reason,), figures)
+    figures = _bounds("card_precision", apart, policy.error)
+    return Verdict("card_precision", low >= -policy.card_precision_margin, (reason,), figures)
 
 
-ALONE: tuple[Gate, ...] = (enough_evidence, sound_scores)
-"""Gates that look at the candidate and the rows only."""
-AGAINST_CHAMPION: tuple[Gate, ...] = (not_itself, better, card_precision)
+def calibration(candidate: Scored, champion: Scored | None, evidence: Evidence, policy: GatePolicy) -> Verdict:
+    """Its probabilities can be believed as much as the champion's: expected calibration error and Brier score are not worse."""
+    import numpy as np
+
+    def off(scores: np.ndarray) -> float:
+        return compare.calibration_error(
+            np.concatenate([fold.target for fold in evidence.held.folds]),
+            np.concatenate([scores[fold.rows] for fold in evidence.held.folds]),
+        )
+
+    own = off(candidate.scores)
+    if champion is None:
+        reason = f"nobody reigns; {own:.1%} of the positives are promised where they are not, {policy.floor_calibration:.0%} may be"
+        return Verdict("calibration", own <= policy.floor_calibration, (reason,), {"candidate_calibration_error": own})
+    theirs, apart = off(champion.scores), compare.brier(evidence.held.folds, candidate.scores, champion.scores)
+    high, allowed = apart.high(policy.error), policy.calibration_margin * apart.champion
+    reasons = (
+        f"{own:.1%} of the positives are promised where they are not, {theirs:.1%} by champion {champion.model_version}; "
+        f"{policy.calibration_margin:.0%} more may be",
+        f"Brier score {apart.candidate:.6f} against {apart.champion:.6f}, worse by {high:+.6f} at most but for a chance of "
+        f"{policy.error:g}; {allowed:.6f} is allowed",
+    )
+    figures = {"candidate_calibration_error": own, "champion_calibration_error": theirs} | _bounds("brier", apart, policy.error)
+    return Verdict("calibration", own <= theirs + policy.calibration_margin and high <= allowed, reasons, figures)
+
+
+AGAINST_CHAMPION: tuple[Gate, ...] = (not_itself, better, card_precision, calibration)
 """Gates that cannot be judged when it is not known who reigns."""
+
+
+def _bounds(measure: str, apart: compare.Difference, level: float) -> dict[str, float]:
+    estimates = {f"{measure}_change": apart.estimate, f"{measure}_error": apart.error}
+    return estimates | {f"{measure}_low": apart.low(level), f"{measure}_high": apart.high(level)}
+
+
+def _spent(evidence: Evidence, policy: GatePolicy) -> str:
+    others = f"{evidence.judged_before} other candidates were" if evidence.judged_before != 1 else "one other candidate was"
+    return (
+        f"{others} judged on nights that overlap with these: of the error level {policy.error:g}, {evidence.level:.2g} is left for this one"
+    )
 
 
 def judge(
@@ -220,7 +302,7 @@ def judge(
         candidate: the challenger and its scores of the evidence's rows.
         champion: the reigning model, scored on the same rows; None when nobody reigns. Give a look-up rather than its result:
             when it raises, the candidate is rejected with that reason instead of meeting no opponent.
-        evidence: the held-out rows.
+        evidence: the held-out rows, the question, and where the candidate comes from.
         policy: what the use case asks for.
 
     Returns:
@@ -240,36 +322,3 @@ def _run(gate: Gate, candidate: Scored, champion: Scored | None, evidence: Evide
         return gate(candidate, champion, evidence, policy)
     except Exception as error:  # noqa: BLE001 - fail closed: an error while judging is a rejection with that reason
         return Verdict(gate.__name__, False, (f"could not be judged ({type(error).__name__}: {error})",))
-
-
-def digest(report: Report, **bound: Any) -> str:
-    """sha256 of the report and of everything that an approval of it must be bound to.
-
-    Canonical JSON: keys sorted, dates as ISO text, dataclasses as objects, tuples as lists; so a digest survives a trip
-    through JSON, and one changed figure, reason or bound value changes it.
-
-    Args:
-        report: what the gates said.
-        bound: model sha256, table versions, policy, training night: plain values, dates, dataclasses, and mappings of these.
-
-    Raises:
-        TypeError: a bound value has no canonical form.
-        ValueError: a bound value is NaN or infinite.
-    """
-    sealed = {"bound": bound, **report.as_dict()}
-    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, PurePath):
-        return str(value)
-    raise TypeError(
-        f"a digest cannot bind {value!r} of type {type(value).__name__}: give text, numbers, dates, dataclasses or mappings of them"
-    )

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.nightshift import nights
 from include.nightshift.errors import NotMaturedError
-from include.nightshift.lakehouse import chain, tables
-from include.nightshift.promote import gates, history, registry
+from include.nightshift.features.leaks import record as leaks
+from include.nightshift.lakehouse import chain, records, tables
+from include.nightshift.promote import evidence, gates, history, registry
+from include.nightshift.promote import report as reports
+from include.nightshift.promote.evidence import Evidence, HeldOut, Provenance
 from include.nightshift.promote.verdict import Verdict
-from include.nightshift.train import models
-from include.nightshift.train.run import judged as held_out
+from include.nightshift.score import baseline
+from include.nightshift.train import models, probe
+from include.nightshift.train.run import MODEL_FOLDER, TRAIN_ROWS, TrainingRun
+from include.nightshift.train.run import judged as held_rows
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from include.nightshift.lakehouse.records import Record
     from include.nightshift.settings import Settings
-    from include.nightshift.train.run import TrainingRun
     from include.nightshift.usecase import UseCase
 
 
@@ -39,58 +45,70 @@ class Judged:
 
 def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun, *, model_version: str, model_sha256: str) -> Judged:
     """Judge the run's model and keep the report. Whatever cannot be read or computed is a rejection with that reason."""
-    met: list[str] = []
+    met: list[gates.Scored] = []
+    found: Evidence | None = None
+    baseline_sha256 = None
     try:
-        judged_on, _ = evidence(use_case, folder, run)
-        model = folder / "model"
+        baseline_sha256 = models.sha256(baseline.fit(folder, run, use_case))
+        reign = _reign(settings, use_case, run)
+        found = _evidence(settings, use_case, folder, run, model_sha256, reign)
+        model = folder / MODEL_FOLDER
         candidate = gates.Scored(model_version, models.sha256(model), _scores(model, use_case, model_version, folder, run))
 
         def champion() -> gates.Scored | None:
-            # Who would reign over the first night that the candidate would take over.
-            reign = history.reign_on(settings, use_case, history.first_free_night(settings, use_case, run.as_of))
             if reign is None:
                 return None
             version = reign["model_version"]
-            met.append(version)
-            model = registry.local_copy(settings, use_case, version)
-            return gates.Scored(version, models.sha256(model), _scores(model, use_case, version, folder, run))
+            copy = registry.local_copy(settings, use_case, version)
+            met.append(gates.Scored(version, models.sha256(copy), _scores(copy, use_case, version, folder, run)))
+            return met[-1]
 
-        report = gates.judge(candidate, champion, judged_on, use_case.gate)
+        report = gates.judge(candidate, champion, found, use_case.gate)
     except Exception as error:  # noqa: BLE001 - fail closed: what cannot be judged is rejected, and the report says why
         report = gates.Report((Verdict("judge", False, (f"could not be judged ({type(error).__name__}: {error})",)),))
-    champion_version = met[0] if met else None
-    digest = gates.digest(
-        report,
-        use_case=use_case.name,
-        run_id=run.run_id,
-        model_version=model_version,
-        model_sha256=model_sha256,
-        champion_version=champion_version,
-        versions=dict(run.versions),
-        data_digest=run.data_digest,
-        policy=use_case.gate,
-    )
-    record = {
-        "report_digest": digest,
+    champion_version, champion_sha256 = (met[0].model_version, met[0].model_sha256) if met else (None, None)
+    bound = {
         "use_case": use_case.name,
         "run_id": run.run_id,
+        "question": run.question.told(),
+        "recipe": run.recipe.told(),
         "model_version": model_version,
+        "model_sha256": model_sha256,
         "champion_version": champion_version,
+        "champion_sha256": champion_sha256,
+        "baseline_sha256": baseline_sha256,
         "as_of": run.as_of,
         "holdout_first": run.holdout_first,
         "holdout_last": run.holdout_last,
+        "versions": dict(run.versions),
+        "data_digest": run.data_digest,
+        "code": run.git_commit,
+        "judged_before": found.judged_before if found else None,
+        "level": found.level if found else None,
+        "policy": use_case.gate,
+    }
+    text = reports.document(report, **bound)
+    digest = reports.digest(text)
+    record: Record = {
+        **{name: bound[name] for name in ("use_case", "run_id", "model_version", "model_sha256", "champion_version", "champion_sha256")},
+        **{name: bound[name] for name in ("baseline_sha256", "as_of", "holdout_first", "holdout_last", "code", "judged_before", "level")},
+        "report_digest": digest,
+        "question": str(run.question.kind),
+        "recipe": run.recipe.name,
         "versions": json.dumps(dict(run.versions), sort_keys=True),
         "verdicts": json.dumps(report.as_dict()["verdicts"]),
         "figures": json.dumps(report.figures, sort_keys=True),
         "passed": report.passed,
+        "outcome": report.outcome,
+        "document": text,
         "judged_at": datetime.now(UTC),
     }
-    chain.append(settings, tables.GATE_REPORTS, record, {"report_digest": digest})
+    chain.append(settings, tables.GATE_REPORTS, record, unless={"report_digest": digest})
     _tag(settings, use_case, model_version, digest, report)
     return Judged(report, digest, model_version, champion_version)
 
 
-def evidence(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[gates.Evidence, pa.Table]:
+def held_out(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[HeldOut, pa.Table]:
     """What a run held out, as gates look at it, and its rows in the order of their key.
 
     Raises:
@@ -98,14 +116,16 @@ def evidence(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[gates.E
     """
     from pyarrow import parquet
 
-    if run.holdout_first is None:
+    if run.holdout_first is None or run.holdout_last is None:
         raise NotMaturedError(f"run {run.run_id} holds nothing out, so nothing can judge it: pin a run with held-out nights")
     held = parquet.read_table(folder / "data" / "holdout").sort_by(run.key)
     frauds = parquet.read_table(folder / "data" / "frauds")
-    found = gates.Evidence(
+    found = HeldOut(
+        nights=(run.holdout_last - run.holdout_first).days + 1,
         day=_days(held),
         entity=held.column(run.entity).to_numpy(),
         target=held.column(run.target).to_numpy(),
+        clusters=tuple(held.column(name).to_numpy() for name in use_case.clusters),
         known_fraud_day=_days(frauds),
         known_fraud_entity=frauds.column(run.entity).to_numpy(),
         first_test_day=run.holdout_first,
@@ -113,6 +133,74 @@ def evidence(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[gates.E
         list_size=use_case.list_size,
     )
     return found, held
+
+
+def _reign(settings: Settings, use_case: UseCase, run: TrainingRun) -> Record | None:
+    """Who would reign over the first night that the candidate would take over."""
+    return history.reign_on(settings, use_case, history.first_free_night(settings, use_case, run.as_of))
+
+
+def _evidence(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun, model_sha256: str, reign: Record | None) -> Evidence:
+    held, _ = held_out(use_case, folder, run)
+    before = _judged_before(settings, use_case, held, model_sha256)
+    return Evidence(
+        held=held,
+        question=run.question,
+        provenance=_provenance(settings, use_case, folder, run, held, reign),
+        judged_before=before,
+        level=evidence.level(use_case.gate.error, before),
+    )
+
+
+def _judged_before(settings: Settings, use_case: UseCase, held: HeldOut, model_sha256: str) -> int:
+    """Other models that were judged on nights that overlap with these; one that is judged again is no other."""
+    others = {
+        report["model_sha256"] or report["model_version"]
+        for report in records.read(settings, tables.GATE_REPORTS, use_case=use_case.name)
+        # A report without them is of a run that held nothing out.
+        if report["holdout_first"] and report["holdout_first"] <= held.last_test_day and report["holdout_last"] >= held.first_test_day
+    }
+    return len(others - {model_sha256})
+
+
+def _provenance(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun, held: HeldOut, reign: Record | None) -> Provenance:
+    first, last = _nights_of(folder / TRAIN_ROWS)
+    return Provenance(
+        contract=tuple(use_case.feature_names),
+        trained_on=run.features,
+        reads=models.load(folder / MODEL_FOLDER).features,
+        repeats=probe.distance(folder / MODEL_FOLDER),
+        rows_first=first,
+        rows_last=last,
+        champion_rows_last=_champion_rows_last(settings, use_case, folder, reign),
+        leak_scan=leaks.of_the_code_as_it_is(settings, use_case),
+        parity=_parity(settings, use_case, held),
+    )
+
+
+def _nights_of(rows: Path) -> tuple[date, date]:
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    ends = pc.min_max(ds.dataset(rows, format="parquet").to_table(columns=["day"]).column("day")).as_py()
+    return ends["min"], ends["max"]
+
+
+def _champion_rows_last(settings: Settings, use_case: UseCase, folder: Path, reign: Record | None) -> date | None:
+    """The champion's last training night, as its run says; None where nobody reigns or the run's folder was pruned."""
+    if reign is None:
+        return None
+    found = records.read(settings, tables.GATE_REPORTS, report_digest=reign["report_digest"])
+    place = folder.parent / found[0]["run_id"] if found else None
+    return TrainingRun.load(place).train_last if place and place.is_dir() else None
+
+
+def _parity(settings: Settings, use_case: UseCase, held: HeldOut) -> tuple[int, int, int]:
+    """Of the held-out nights: how many were scored, compared with silver, and found to differ."""
+    days = list(nights.between(held.first_test_day, held.last_test_day))
+    scored = {row["day"] for row in records.read(settings, tables.NIGHTS, day=days, use_case=use_case.name, stage="scores")}
+    compared = [row for row in records.read(settings, tables.PARITY, day=days, use_case=use_case.name) if row["day"] in scored]
+    return len(scored), len(compared), sum(row["differences"] > 0 for row in compared)
 
 
 def _days(table: pa.Table) -> np.ndarray:
@@ -124,7 +212,7 @@ def _scores(model: Path, use_case: UseCase, version: str, folder: Path, run: Tra
     """Scores of the run's held-out rows in the order of their key, by a model that may be another run's."""
     read = models.load(model)
     registry.features_read(use_case, version, read)
-    judged = held_out(folder, run, read.context)
+    judged = held_rows(folder, run, read.context)
     return read.score(judged.rows, judged.asked)
 
 
@@ -132,7 +220,7 @@ def _tag(settings: Settings, use_case: UseCase, version: str, digest: str, repor
     """The verdict beside the model, for who looks there first."""
     mlflow = registry.client(settings)
     tags: dict[str, Any] = {
-        "nightshift.gate": "passed" if report.passed else "rejected",
+        "nightshift.gate": report.outcome,
         "nightshift.gate_reasons": "; ".join(report.reasons)[:4000],
         "nightshift.report_digest": digest,
     }

@@ -154,15 +154,24 @@ def fold(
         NightError: a row lies before the first test day.
         ValueError: arrays of different lengths, a target that is not 0 or 1, a score that is no finite number.
     """
-    import numpy as np
-
     _check(target, score, day, entity)
     if len(known_fraud_day) != len(known_fraud_entity):
         raise ValueError(
             f"known frauds have {len(known_fraud_day)} days and {len(known_fraud_entity)} entities: give one of each per fraud"
         )
     kept = undisclosed(day, entity, known_fraud_day, known_fraud_entity, first_test_day, label_delay_days)
-    day, entity, target, score = day[kept], entity[kept], target[kept], score[kept]
+    return measured(day[kept], entity[kept], target[kept], score[kept], list_size)
+
+
+def measured(day: np.ndarray, entity: np.ndarray, target: np.ndarray, score: np.ndarray, list_size: int) -> FoldMetrics:
+    """Measure the rows that the protocol leaves of a fold.
+
+    Raises:
+        NotMaturedError: they lack a class.
+        ValueError: arrays of different lengths, a target that is not 0 or 1, a score that is no finite number.
+    """
+    import numpy as np
+
     return FoldMetrics(
         average_precision=average_precision(target, score),
         roc_auc=roc_auc(target, score),

@@ -22,6 +22,8 @@ class Verdict:
     """At least one sentence, for a pass as well: what was seen against what was asked."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What was measured; finite numbers only, kept as plain floats."""
+    waits: bool = False
+    """What is missing comes with time: not passed, and no rejection."""
 
     def __post_init__(self) -> None:
         reasons = (self.reasons,) if isinstance(self.reasons, str) else tuple(str(reason) for reason in self.reasons)
@@ -37,6 +39,8 @@ class Verdict:
             raise ValueError(
                 f"verdict of {self.gate}: passed={self.passed!r} is no bool; say True or False, anything else might be read as a pass"
             )
+        if self.passed and self.waits:
+            raise ValueError(f"verdict of {self.gate}: it passed, so there is nothing to wait for")
         object.__setattr__(self, "reasons", reasons)
         object.__setattr__(self, "figures", figures)
 

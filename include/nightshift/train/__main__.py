@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from include.nightshift.errors import TrainingFailedError, TrainingOutOfMemoryError
-from include.nightshift.train import certificate, environment, interruption, learner, memory, models, search, system, trees
+from include.nightshift.train import certificate, environment, interruption, learner, memory, models, probe, search, system, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
@@ -245,6 +245,7 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     seen = folders.judged(folder, run, model.context)
     score = model.score(seen.rows, seen.asked, threads=os.cpu_count() or 1)
     matrix = trees.matrix(seen.rows, run.features)[seen.asked]
+    probe.leave(folder / folders.MODEL_FOLDER, matrix, names)
     columns = {name: matrix[:, position] for position, name in enumerate(run.features)}
     write_durably(folder / folders.REFERENCE, json.dumps(drift.reference(columns | {"score": score})).encode())
 

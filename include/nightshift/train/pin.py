@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from include.nightshift.features import training_set
 from include.nightshift.lakehouse import barrier, pins
+from include.nightshift.promote.question import FIRST, Question
 from include.nightshift.settings import ROOT
 from include.nightshift.train import validation
 from include.nightshift.train.run import RUN, TrainingRun
@@ -29,20 +30,22 @@ PINNED_DAYS = 365
 """How long the versions that a run read are kept from the day of its start; a model rarely reigns longer."""
 
 
-def pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date) -> Path:
+def pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date, question: Question = FIRST) -> Path:
     """The folder of the run that trains the recipe as of a night; the same inputs give the same folder, made once.
+
+    `question`: what the gate will ask of the model; it decides how many nights are held out.
 
     Raises:
         NotMaturedError: features or verdicts of the nights are not there yet, or too few of them.
         LakehouseError: `maintain` took one of the versions before it was pinned; asking again reads newer ones.
     """
     with barrier.passing(settings):
-        return _pin(session, settings, use_case, recipe, as_of)
+        return _pin(session, settings, use_case, recipe, as_of, question)
 
 
-def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date) -> Path:
-    split, versions = training_set.pin(settings, use_case, as_of)
-    run_id = training_set.run_id(use_case, recipe, split, versions)
+def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date, question: Question) -> Path:
+    split, versions = training_set.pin(settings, use_case, as_of, question)
+    run_id = training_set.run_id(use_case, recipe, split, versions, question)
     folder = settings.home / "runs" / run_id
     if (folder / RUN).exists():
         return folder
@@ -73,6 +76,7 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
         mlflow_url=settings.mlflow_url,
         experiment=use_case.name,
         git_dirty=_dirty(),
+        question=question,
     ).save(folder)
     return folder
 

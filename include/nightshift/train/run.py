@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.nightshift import nights
 from include.nightshift.errors import ConfigurationError, NightError, TrainingFailedError
+from include.nightshift.promote.question import FIRST, Question
 from include.nightshift.train import models, recipes
 from include.nightshift.train.checkpoint import write_durably
 from include.nightshift.train.recipes import Recipe
@@ -78,6 +79,8 @@ class TrainingRun:
     experiment: str
     git_dirty: bool | None = None
     """Whether the checkout held what no commit does; None: not known, as in runs that were pinned before this was asked."""
+    question: Question = FIRST
+    """What the gate will ask of the model: settled before it was trained."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*", self.run_id):
@@ -118,13 +121,14 @@ class TrainingRun:
             }
         except NightError as error:
             raise ConfigurationError(f"{path}: {error}. Pin the run again") from error
-        return cls(**raw | held | {"recipe": recipe, "features": tuple(raw["features"])})
+        asked = Question.of(raw["question"]) if "question" in raw else FIRST
+        return cls(**raw | held | {"recipe": recipe, "features": tuple(raw["features"]), "question": asked})
 
     def save(self, folder: Path) -> None:
         """Write `<folder>/run.json` atomically, making the folder where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         raw = asdict(self) | {name: getattr(self, name) and getattr(self, name).isoformat() for name in _NIGHTS}
-        raw["recipe"] = self.recipe.told()
+        raw["recipe"], raw["question"] = self.recipe.told(), self.question.told()
         write_durably(folder / RUN, (json.dumps(raw, indent=1) + "\n").encode())
 
     def told(self) -> dict[str, Any]:

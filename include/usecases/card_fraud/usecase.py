@@ -22,6 +22,7 @@ USE_CASE = UseCase(
     events=TRANSACTIONS,
     labels=FRAUD_LABELS,
     entity="customer_id",
+    clusters=("terminal_id",),
     target="tx_fraud",
     label_delay_days=7,
     features=declared.features("card_fraud"),

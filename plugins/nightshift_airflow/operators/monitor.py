@@ -36,13 +36,14 @@ class WatchOperator(NightOperator):
         self.log.info("asks for a new model: %s; %s", verdict.asked, "; ".join(verdict.reasons))
         request_id = None
         if verdict.asked and self.outlets:
-            request = requests.file(settings, use_case, nights[-1], verdict.cause, verdict.evidence)
+            request = requests.file(settings, use_case, nights[-1], verdict.cause, verdict.question, verdict.evidence)
             # A night that runs again after its request was answered wakes nobody.
-            if request["state"] == "open":
-                request_id = request["request_id"]
-                for outlet in self.outlets:
-                    filed = {"request_id": request_id, "night": nights[-1].isoformat()}
-                    context["outlet_events"][outlet].add(assets.retrain_requests(use_case), extra=filed)
+            request_id = request["request_id"] if request["state"] == "open" else None
+        # Also of what was filed earlier and had to wait until more has matured.
+        waiting = [request["request_id"] for request in requests.of(settings, use_case) if request["state"] == "open"]
+        for outlet in self.outlets if waiting else []:
+            filed = {"request_id": request_id or waiting[0], "night": nights[-1].isoformat()}
+            context["outlet_events"][outlet].add(assets.retrain_requests(use_case), extra=filed)
         seconds = (time.monotonic() - started) / len(nights)
         labels = {m.judged_on: m.labels for m in matured if m.cohort == "night"}
         entries = [ledger.Entry(night, "monitor", labels.get(night, 0), labels.get(night, 0), 0, seconds) for night in nights]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from nightshift_airflow.operators.night import NightOperator
+from nightshift_airflow.operators.train import WAITS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -57,15 +58,17 @@ class GateOperator(NightOperator):
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.promote import judge
+        from include.nightshift.promote.gates import WAIT
         from include.nightshift.train.run import TrainingRun
 
         trained = context["ti"].xcom_pull(task_ids=self.choose_task_id)
         folder = Path(trained["run_folder"])
+        run = TrainingRun.load(folder)
         judged = judge.judge(
             settings,
             use_case,
             folder,
-            TrainingRun.load(folder),
+            run,
             model_version=trained["model_version"],
             model_sha256=trained["model_sha256"],
         )
@@ -73,6 +76,8 @@ class GateOperator(NightOperator):
             self.log.info("%s %s: %s", "passed " if verdict.passed else "REFUSED", verdict.gate, "; ".join(verdict.reasons))
         answer = {
             "passed": judged.report.passed,
+            "outcome": judged.report.outcome,
+            "question": str(run.question.kind),
             "digest": judged.digest,
             "model_version": judged.model_version,
             "champion_version": judged.champion_version,
@@ -81,7 +86,8 @@ class GateOperator(NightOperator):
         }
         context["ti"].xcom_push(key="report", value=answer)
         if not judged.report.passed:
-            raise AirflowSkipException("the gate refused: " + "; ".join(judged.report.reasons))
+            said = "too little has matured" if judged.report.outcome == WAIT else "the gate refused"
+            raise AirflowSkipException(f"{said}: " + "; ".join(judged.report.reasons))
         return answer
 
 
@@ -138,20 +144,30 @@ class CloseOperator(NightOperator):
     """Says in the ledger what became of the claimed requests, however the run went.
 
     :param claim_task_id, gate_task_id, promote_task_id: whose results tell.
+    :param pin_task_ids: tasks that may have found that too little has matured.
     """
 
-    def __init__(self, *, claim_task_id: str, gate_task_id: str, promote_task_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, claim_task_id: str, pin_task_ids: list[str], gate_task_id: str, promote_task_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.claim_task_id = claim_task_id
+        self.pin_task_ids = pin_task_ids
         self.gate_task_id = gate_task_id
         self.promote_task_id = promote_task_id
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.monitor import requests
+        from include.nightshift.promote.gates import WAIT
 
         ti = context["ti"]
         claimed, promoted = ti.xcom_pull(task_ids=self.claim_task_id), ti.xcom_pull(task_ids=self.promote_task_id)
         judged = ti.xcom_pull(task_ids=self.gate_task_id, key="report")
+        waits = next(filter(None, (ti.xcom_pull(task_ids=task_id, key=WAITS) for task_id in self.pin_task_ids)), None)
+        if judged and judged["outcome"] == WAIT:
+            waits = "; ".join(judged["reasons"])
+        if waits:
+            # Open again: the watch of a later night tells of it once more.
+            requests.wait(settings, claimed["request_ids"], outcome=f"too little has matured: {waits}")
+            return waits
         if promoted:
             outcome = f"version {promoted['model_version']} reigns from night {promoted['from_night']} on"
         elif judged and not judged["passed"]:

@@ -50,6 +50,7 @@ def test_a_content_hash_leaves_out_clocks_and_nothing_else(use_case: UseCase) ->
         "ops.contract_results.judged_at",
         "ops.stale_nights.marked_at",
         "ops.table_pins.pinned_at",
+        "ops.leak_scans.scanned_at",
         "ops.erased_keys.registered_at",
         "ops.erasures.erased_at",
     }

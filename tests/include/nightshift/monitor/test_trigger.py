@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from include.nightshift.monitor import trigger
 from include.nightshift.monitor.trigger import JudgedNight, Request
+from include.nightshift.promote.question import Kind, Question
 from include.nightshift.usecase import DriftPolicy
 
 START = date(2026, 3, 1)
@@ -216,3 +217,9 @@ def test_requests_are_always_further_apart_than_the_cooldown(values: list[float]
     asked = replay(values)
     assert all(later - earlier > POLICY.cooldown_nights for earlier, later in itertools.pairwise(asked))
     assert all(values[offset] != GOOD for offset in asked)
+
+
+def test_the_question_is_about_the_nights_since_the_first_of_the_bad_ones_that_never_stopped() -> None:
+    verdict = decide([BAD, GOOD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD])
+    assert verdict.question == Question(kind=Kind.RECOVER, changed_on=night(2)), "further back than the nights that are watched"
+    assert decide([GOOD] * 5).evidence["violated_since"] is None

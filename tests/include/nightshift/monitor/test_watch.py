@@ -67,7 +67,7 @@ def test_a_week_without_a_figure_is_passed_over(promised: Settings, use_case: Us
 def test_a_request_that_waits_silences_the_next_night_and_not_its_own(promised: Settings, use_case: UseCase) -> None:
     matured(promised, use_case, {MATURED + timedelta(days=age): 0.1 for age in range(-4, 2)})
     asked = watch.decide(promised, use_case, NIGHT)
-    requests.file(promised, use_case, NIGHT, asked.cause, asked.evidence)
+    requests.file(promised, use_case, NIGHT, asked.cause, asked.question, asked.evidence)
     assert watch.decide(promised, use_case, NIGHT).asked, "a rerun of the night says the same"
     assert not watch.decide(promised, use_case, NIGHT + timedelta(days=1)).asked
 
