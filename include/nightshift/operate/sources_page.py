@@ -6,17 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import date, datetime
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from include.nightshift.page import page, table
 from include.nightshift.rules import RowRule, Rule
 
 if TYPE_CHECKING:
     from include.nightshift.contract import AnyRule
     from include.nightshift.operate.sources import Chapter, Failure, Night, Source
     from include.nightshift.usecase import Column, Feed
-
-STYLE = Path(__file__).with_name("sources.css")
 
 _STATES = {
     "fine": ("", "as the contract says"),
@@ -40,18 +38,9 @@ def render(chapters: Sequence[Chapter], now: datetime) -> str:
     """The whole page."""
     sources = [(chapter, source) for chapter in chapters for source in chapter.sources]
     links = "".join(f'<a href="#{escape(_anchor(chapter, source))}">{escape(source.feed.name)}</a>' for chapter, source in sources)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Sources</title>
-<style>
-{STYLE.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<header>
+    return page(
+        "Sources",
+        f"""<header>
 <h1>Sources</h1>
 <p class="soft">What each feed owes, by its contract, and how it has kept that.</p>
 <nav aria-label="Feeds">{links}</nav>
@@ -59,9 +48,8 @@ def render(chapters: Sequence[Chapter], now: datetime) -> str:
 <main>
 {"".join(_chapter(chapter) for chapter in chapters)}</main>
 <footer>Written {_moment(now)} from the contracts and the records in <code>ops</code>. All times are UTC.</footer>
-</body>
-</html>
-"""
+""",
+    )
 
 
 def _chapter(chapter: Chapter) -> str:
@@ -213,12 +201,7 @@ def _versions(feed: Feed) -> Iterable[tuple[str, str]]:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{_KINDS.get(name, "plain")}">{cell}</td>' for name, cell in zip(names, row, strict=True)) + "</tr>\n"
-        for row in rows
-    )
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n'
+    return table(names, rows, _KINDS)
 
 
 _KINDS = {"Rows": "number", "Meaning": "words", "What was seen": "words", "Limits": "words", "What it brought": "words"}
