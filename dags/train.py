@@ -40,7 +40,7 @@ Asked to **{{ report['question'] }}**: version **{{ report['model_version'] }}**
 
 {% for reason in report['reasons'] + choice['reasons'] %}- {{ reason }}
 {% endfor %}
-Report `{{ report['digest'] }}`
+[Report]({{ report['page'] }}) `{{ report['digest'] }}`
 """
 
 

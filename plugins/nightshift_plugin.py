@@ -2,14 +2,14 @@
 
 from airflow.plugins_manager import AirflowPlugin
 from nightshift_airflow import ui
-from nightshift_airflow.links import DbtResultsLink, MachineLink, MlflowRunLink
+from nightshift_airflow.links import DbtResultsLink, MachineLink, MlflowRunLink, ReportLink
 
 
 class NightshiftPlugin(AirflowPlugin):
     """Registers what Airflow cannot find by itself."""
 
     name = "nightshift"
-    operator_extra_links = [MlflowRunLink(), MachineLink(), DbtResultsLink()]  # noqa: RUF012 - Airflow's own attribute
+    operator_extra_links = [MlflowRunLink(), MachineLink(), DbtResultsLink(), ReportLink()]  # noqa: RUF012 - Airflow's own attribute
     fastapi_apps = [{"app": ui.serve, "url_prefix": "/nightshift", "name": "Nightshift"}]  # noqa: RUF012
     external_views = [  # noqa: RUF012
         {

@@ -39,3 +39,21 @@ class DbtResultsLink(BaseOperatorLink):
 
         base = conf.get("api", "base_url", fallback="/").rstrip("/")
         return f"{base}/nightshift/dbt/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
+
+
+class ReportLink(BaseOperatorLink):
+    """From the gate to the page of its report."""
+
+    name = "gate report"
+
+    def get_link(self, operator, *, ti_key):  # type: ignore[no-untyped-def]
+        """The page of `nightshift_airflow.ui`, empty until the report is written."""
+        report = XCom.get_value(ti_key=ti_key, key="report")
+        return report_page(ti_key.dag_id, report["digest"]) if report else ""
+
+
+def report_page(dag_id: str, digest: str) -> str:
+    """Where a report is read, by whoever may see the DAG."""
+    from airflow.sdk.configuration import conf
+
+    return f"{conf.get('api', 'base_url', fallback='/').rstrip('/')}/nightshift/gates/{quote(dag_id, safe='')}/{digest}"

@@ -6,17 +6,19 @@ Rows, verdicts and frauds come from the run folder, as they were pinned; nothing
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.nightshift import nights
+from include.nightshift import durable, nights
 from include.nightshift.errors import NotMaturedError
 from include.nightshift.features.leaks import record as leaks
 from include.nightshift.lakehouse import chain, records, tables
-from include.nightshift.promote import evidence, gates, history, registry
+from include.nightshift.promote import curves, evidence, gates, history, page, registry
 from include.nightshift.promote import report as reports
+from include.nightshift.promote.curves import Curves
 from include.nightshift.promote.evidence import Evidence, HeldOut, Provenance
 from include.nightshift.promote.verdict import Verdict
 from include.nightshift.score import baseline
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import UseCase
 
 
+log = logging.getLogger(__name__)
+
+ARTIFACTS = "gate"
+"""The folder of a run's reports in MLflow, each in one named by its digest."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """A report and what it is bound to."""
@@ -46,6 +54,7 @@ class Judged:
 def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun, *, model_version: str, model_sha256: str) -> Judged:
     """Judge the run's model and keep the report. Whatever cannot be read or computed is a rejection with that reason."""
     met: list[gates.Scored] = []
+    drawn: Curves | None = None
     found: Evidence | None = None
     baseline_sha256 = None
     try:
@@ -64,6 +73,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
             return met[-1]
 
         report = gates.judge(candidate, champion, found, use_case.gate)
+        drawn = _drawn(found, candidate, met)
     except Exception as error:  # noqa: BLE001 - fail closed: what cannot be judged is rejected, and the report says why
         report = gates.Report((Verdict("judge", False, (f"could not be judged ({type(error).__name__}: {error})",)),))
     champion_version, champion_sha256 = (met[0].model_version, met[0].model_sha256) if met else (None, None)
@@ -104,7 +114,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
         "judged_at": datetime.now(UTC),
     }
     chain.append(settings, tables.GATE_REPORTS, record, unless={"report_digest": digest})
-    _tag(settings, use_case, model_version, digest, report)
+    _publish(settings, use_case, model_version, digest, report, text, page.render(use_case, text, drawn))
     return Judged(report, digest, model_version, champion_version)
 
 
@@ -216,8 +226,21 @@ def _scores(model: Path, use_case: UseCase, version: str, folder: Path, run: Tra
     return read.score(judged.rows, judged.asked)
 
 
-def _tag(settings: Settings, use_case: UseCase, version: str, digest: str, report: gates.Report) -> None:
-    """The verdict beside the model, for who looks there first."""
+def _drawn(found: Evidence, candidate: gates.Scored, met: list[gates.Scored]) -> Curves | None:
+    """The drawings, where the scores are such that there is something to draw; a verdict says what is wrong with others."""
+    try:
+        return curves.curves(found, candidate, met[0] if met else None)
+    except (ValueError, IndexError) as error:
+        log.warning("nothing is drawn: %s", error)
+        return None
+
+
+def _publish(settings: Settings, use_case: UseCase, version: str, digest: str, report: gates.Report, text: str, shown: str) -> None:
+    """The verdict beside the model in MLflow, for who looks there first, and its page, which the installation keeps too."""
+    place = reports.place(settings, digest)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with durable.placed(place) as temporary:
+        temporary.write_text(shown, encoding="utf-8")
     mlflow = registry.client(settings)
     tags: dict[str, Any] = {
         "nightshift.gate": report.outcome,
@@ -226,3 +249,6 @@ def _tag(settings: Settings, use_case: UseCase, version: str, digest: str, repor
     }
     for name, value in tags.items():
         mlflow.set_model_version_tag(use_case.name, version, name, value)
+    run_id = mlflow.get_model_version(use_case.name, version).run_id
+    for name, content in (("report.json", text), ("report.html", shown), ("model-card.md", page.card(use_case, text))):
+        mlflow.log_text(run_id, content, f"{ARTIFACTS}/{digest[:12]}/{name}")

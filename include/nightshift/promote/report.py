@@ -12,9 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import date
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from include.nightshift.promote.gates import Report
+
+if TYPE_CHECKING:
+    from include.nightshift.settings import Settings
 
 
 def document(report: Report, **bound: Any) -> str:
@@ -41,6 +45,11 @@ def read(text: str) -> tuple[Report, Mapping[str, Any]]:
     """What a text says: the report, its outcome worked out anew from the verdicts, and what it is bound to."""
     told = json.loads(text)
     return Report.from_dict(told), told["bound"]
+
+
+def place(settings: Settings, digest: str) -> Path:
+    """Where the page of a report lies (`promote.page`)."""
+    return settings.home / "reports" / "gates" / f"{digest}.html"
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from nightshift_airflow.links import ReportLink, report_page
 from nightshift_airflow.operators.night import NightOperator
 from nightshift_airflow.operators.train import WAITS
 
@@ -52,6 +53,8 @@ class GateOperator(NightOperator):
     :param choose_task_id: the task that chose it.
     """
 
+    operator_extra_links = (ReportLink(),)
+
     def __init__(self, *, choose_task_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.choose_task_id = choose_task_id
@@ -79,6 +82,7 @@ class GateOperator(NightOperator):
             "outcome": judged.report.outcome,
             "question": str(run.question.kind),
             "digest": judged.digest,
+            "page": report_page(self.dag_id, judged.digest),
             "model_version": judged.model_version,
             "champion_version": judged.champion_version,
             "figures": judged.report.figures,

@@ -26,10 +26,12 @@ from include.nightshift import nights, settings, usecase
 from include.nightshift.errors import LakehouseError, NightError
 from include.nightshift.features import docs
 from include.nightshift.lakehouse import records, tables
+from include.nightshift.promote import report as reports
 from include.nightshift.usecase import UseCase
 from nightshift_airflow.ui import dbt_page
 
 DagId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]+$", max_length=250)]
+Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.~:+-]+$", max_length=250)]
 
 # By name, so that tests can put others in their place.
@@ -97,6 +99,15 @@ def dbt_results(use_case: Annotated[UseCase, Depends(owner)], ends: Annotated[tu
         )
     page = dbt_page.render(use_case.title, found, documentation="../../docs" if docs.place(installed).exists() else None)
     return HTMLResponse(page, headers=_headers(_NOTHING))
+
+
+@app.get("/gates/{dag_id}/{digest}", dependencies=[Depends(sees_dag), Depends(owner)])
+def report(digest: Digest) -> FileResponse:
+    """What the gates said of a candidate, with its model card."""
+    page = reports.place(settings.load(), digest)
+    if not page.exists():
+        raise HTTPException(404, "There is no report of this digest here. Open it from the task gate of the training that wrote it.")
+    return FileResponse(page, media_type="text/html", headers=_headers(_NOTHING))
 
 
 @app.get("/docs", dependencies=[Depends(sees_documentation)])

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,17 @@ STRONG = Trees(name="strong", rounds=60, rounds_per_chunk=20, max_depth=4, max_b
 
 
 class Models:
-    """Stands for the model server: keeps what a version is tagged with."""
+    """Stands for the model server: keeps what a version is tagged with, and what is laid beside it."""
 
     def __init__(self) -> None:
         self.tags: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
+
+    def get_model_version(self, name: str, version: str) -> SimpleNamespace:
+        return SimpleNamespace(run_id=f"run-{version}")
+
+    def log_text(self, run_id: str, text: str, artifact_file: str) -> None:
+        self.texts[f"{run_id}/{artifact_file}"] = text
 
     def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         self.tags[f"{version}.{key}"] = value
@@ -120,6 +128,14 @@ def test_a_report_binds_the_model_its_rows_its_question_and_its_code_and_can_be_
     assert (bound["holdout_first"], bound["recipe"]["name"], bound["question"]) == ("2018-08-01", "strong", FIRST.told())
     assert (bound["data_digest"], bound["policy"]["min_gain"], bound["champion_sha256"]) == (run.data_digest, 0.001, None)
     assert server.tags["1.nightshift.gate"] == "passed"
+
+    beside = f"run-1/gate/{row['report_digest'][:12]}"
+    assert server.texts[f"{beside}/report.json"] == row["document"]
+    shown = report.place(records_home, row["report_digest"]).read_text()
+    assert server.texts[f"{beside}/report.html"] == shown
+    for said in (row["report_digest"], row["model_sha256"], "nobody reigns; average precision", "<svg", "Fairness between groups"):
+        assert said in shown
+    assert "strong (trees)" in server.texts[f"{beside}/model-card.md"]
 
     assert judged(records_home, use_case, folder) == row, "judged again, it is the same report"
     assert len(records.read(records_home, tables.GATE_REPORTS)) == 1

@@ -16,6 +16,7 @@ from include.nightshift.features import docs
 from include.nightshift.features.project import Node
 from include.nightshift.lakehouse import ledger, storage, tables
 from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.promote import report as reports
 from include.nightshift.settings import ROOT, Settings
 from include.usecases.card_fraud.usecase import USE_CASE
 
@@ -84,11 +85,19 @@ def case(
     return {"path": path, "run": [key, conf] if run else None, "login": login, "accept": accept}
 
 
-PATHS = {"page": PAGE, "documentation": "/docs", "nothing": "/dbt/none/none", "odd": "/dbt/x%27/y"}
+DIGEST = "0123456789abcdef" * 4
+REPORT = f"/gates/card_fraud_train/{DIGEST}"
+PATHS = {"page": PAGE, "documentation": "/docs", "report": REPORT, "nothing": "/dbt/none/none", "odd": "/dbt/x%27/y"}
 CASES = {
     "page": case(),
     "page of a range": case(key=None, conf={"first_night": "2026-03-01", "last_night": str(NIGHT)}),
     "documentation": case("/docs"),
+    "report": case(REPORT),
+    "report that is not there": case(f"/gates/card_fraud_train/{'0' * 64}"),
+    "report of a hidden dag": case(f"/gates/hidden_train/{DIGEST}"),
+    "report of another": case(f"/gates/other_train/{DIGEST}"),
+    "way out of the reports": case("/gates/card_fraud_train/..%2F..%2Fsources"),
+    "no digest": case(f"/gates/card_fraud_train/{DIGEST}0"),
     "unknown run": case(run=False),
     "run of no night": case(key=None, conf={"as_of": "last"}),
     "night that is none": case(key=HOSTILE),
@@ -114,6 +123,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     ledger.record_nodes(settings, USE_CASE, [NIGHT], NODES)
     docs.place(settings).parent.mkdir()
     docs.place(settings).write_text("dbt's own")
+    reports.place(settings, DIGEST).parent.mkdir()
+    reports.place(settings, DIGEST).write_text("what the gates said")
     return settings
 
 
@@ -179,15 +190,24 @@ def test_a_dag_that_somebody_may_not_see_is_refused_before_anything_is_looked_up
         ("night not built", "Run card_fraud_features for that night"),
         ("other dag", "belongs to no use case"),
         ("dag of a like name", "belongs to no use case"),
+        ("report that is not there", "Open it from the task gate"),
+        ("report of another", "belongs to no use case"),
     ],
 )
 def test_what_is_not_there_is_answered_with_advice(answers: dict[str, Any], name: str, advice: str) -> None:
     assert (answers[name]["status"], advice in answers[name]["text"]) == (404, True)
 
 
-@pytest.mark.parametrize("name", ["blank in the run", "markup in the run", "endless run", "quote in the dag"])
+@pytest.mark.parametrize("name", ["blank in the run", "markup in the run", "endless run", "quote in the dag", "no digest"])
 def test_text_that_names_no_dag_or_run_is_refused_before_anything_is_looked_up(answers: dict[str, Any], name: str) -> None:
     assert (answers[name]["status"], answers[name]["looked up"]) == (422, [])
+
+
+def test_a_report_is_shown_to_whoever_may_see_the_training_and_nothing_else_below_the_home_is(answers: dict[str, Any]) -> None:
+    assert (answers["report"]["status"], answers["report"]["text"]) == (200, "what the gates said")
+    assert "default-src 'none'" in answers["report"]["headers"]["content-security-policy"]
+    assert answers["report of a hidden dag"]["status"] == 403
+    assert answers["way out of the reports"]["status"] in (404, 422)
 
 
 def test_the_link_of_the_task_leads_to_the_page_of_its_run_and_survives_serialisation(told: dict[str, Any], settings: Settings) -> None:
@@ -197,7 +217,7 @@ def test_the_link_of_the_task_leads_to_the_page_of_its_run_and_survives_serialis
 
 def test_the_plugin_is_registered_and_loads_no_page_before_somebody_asks_for_one(told: dict[str, Any]) -> None:
     assert told["registered"] == {
-        "links": ["MLflow run", "Machine", "dbt results"],
+        "links": ["MLflow run", "Machine", "dbt results", "gate report"],
         "prefix": "/nightshift",
         "views": [["/nightshift/dbt/{DAG_ID}/{RUN_ID}", "dag_run"]],
         "pages loaded": False,
