@@ -1,7 +1,7 @@
 """The only file under plugins/ that Airflow executes; the package beside it is imported, never executed (.airflowignore)."""
 
 from airflow.plugins_manager import AirflowPlugin
-from nightshift_airflow import ui
+from nightshift_airflow import listeners, ui
 from nightshift_airflow.links import DbtResultsLink, MachineLink, MlflowRunLink, ReportLink
 
 
@@ -10,6 +10,7 @@ class NightshiftPlugin(AirflowPlugin):
 
     name = "nightshift"
     operator_extra_links = [MlflowRunLink(), MachineLink(), DbtResultsLink(), ReportLink()]  # noqa: RUF012 - Airflow's own attribute
+    listeners = [listeners]  # noqa: RUF012
     fastapi_apps = [{"app": ui.serve, "url_prefix": "/nightshift", "name": "Nightshift"}]  # noqa: RUF012
     external_views = [  # noqa: RUF012
         {
