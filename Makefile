@@ -4,7 +4,7 @@ VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest --numprocesses 2 --dist loadgroup
 export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check up down status sql sources docs leak-scan erase bench lint lock clean
+.PHONY: help setup demo test check up down status sql sources docs leak-scan erase chain bench lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ leak-scan: setup ## look for features that know what their night did not; ARGS="
 
 erase: setup ## erase a person: reads the id from standard input and starts the run; see the runbook first
 	@$(VENV)/python -m include.nightshift.operate.erase $(ARGS)
+
+chain: setup ## whether the records of decisions are as they were written; ARGS="--heads FILE" compares with heads kept elsewhere
+	@$(VENV)/python -m include.nightshift.operate.chain $(ARGS)
 
 bench: setup ## measure one figure: make bench NAME=...; without a name, lists them
 	@test -n "$(NAME)" || { echo "nightshift: which one? make bench NAME=..., one of: $(basename $(notdir $(shell grep -l '^def main' bench/*.py)))" >&2; exit 1; }

@@ -19,7 +19,7 @@ import requests
 from include.nightshift import nights
 from include.nightshift.erase.search import Wanted, search
 from include.nightshift.lakehouse import tables
-from include.nightshift.operate import supervision
+from include.nightshift.operate import chain, supervision
 from include.nightshift.operate.environment import environment
 from include.nightshift.operate.rest import Airflow, AirflowError
 
@@ -157,6 +157,23 @@ def test_two_runs_of_one_night_at_once_publish_it_once(walk):
         begun = walk.airflow.wait_for_run(walk.dag(stem), not_among=set(), partition_key=night.isoformat())
         walk.airflow.wait(walk.dag(stem), begun)
     assert_published_once(walk, night)
+
+
+def test_what_was_decided_is_chained_and_the_audit_log_keeps_each_nights_heads(walk):
+    kept = chain.audited(walk.settings)
+    # The truncated night's too, whose run failed.
+    assert {"ops.gate_reports", "ops.approvals", "ops.champion_history"} <= kept[-1].keys()
+    assert len(kept) >= 4
+    checked = subprocess.run(
+        [sys.executable, "-m", "include.nightshift.operate.chain"],
+        env=environment(walk.settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert json.loads(checked.stdout).keys() >= kept[-1].keys()
+    assert f"compared with the heads of {len(kept)} times" in checked.stderr
 
 
 def test_a_night_whose_lakehouse_is_killed_half_way_is_whole_after_it_ran_again(walk):

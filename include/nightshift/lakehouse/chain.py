@@ -1,4 +1,4 @@
-"""Chain: records of which none can be changed, taken away, put in or moved unseen.
+"""Chain: records of which none can be changed, taken away, put in or moved unseen. `make chain` tells whether they hold.
 
 Each row of a chained table is sealed: SHA-256 over what it says, its number and the seal of the row before, so that a row vouches for
 all before it. Whoever can write the tables can also seal everything anew: that is found only by who has kept a seal elsewhere, which
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from include.nightshift.lakehouse.writes import Written
     from include.nightshift.settings import Settings
 
+EVENT = "nightshift.chain"
+"""The event under which Airflow's audit log keeps the heads of a night."""
 CHAINED = tuple(table for table in tables.SHARED if table.is_chained)
 
 

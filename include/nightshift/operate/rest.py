@@ -140,6 +140,15 @@ class Airflow:
             return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
         return None
 
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """What the audit log holds of an event, oldest first."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.call("GET", f"/eventLogs?event={event}&order_by=event_log_id&limit=100&offset={len(found)}")["event_logs"]
+            if not page:
+                return found
+            found += page
+
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str, *, seconds: float = 900) -> None:
         """Answer the run's approval as this user, once it asks, and again should Airflow ask again.
 
