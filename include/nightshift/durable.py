@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,26 @@ def write_private(path: Path, content: bytes) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         file.write(content)
     synced(path)
+    synced(path.parent)
+
+
+def write_private_once(path: Path, content: bytes) -> None:
+    """Write a file that only this user can read, in a folder that only this user may enter, unless there is one already.
+
+    Of processes that do it at once, one is first, and all find its file.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.chmod(0o700)
+    ours = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    write_private(ours, content)
+    try:
+        os.link(ours, path)  # unlike a rename, it never takes the place of one that came first
+    except FileExistsError:
+        pass
+    finally:
+        ours.unlink()
     synced(path.parent)
 
 

@@ -7,7 +7,6 @@ file can never tell again whose digests they were. Back it up apart from the lak
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import stat
@@ -74,19 +73,7 @@ def made(settings: Settings, purpose: str) -> Key:
     Raises:
         ConfigurationError: the file is no key, or others can read it.
     """
-    path = _path(settings, purpose)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.parent.chmod(0o700)
-        ours = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        durable.write_private(ours, secrets.token_bytes(SIZE))
-        try:
-            os.link(ours, path)  # unlike a rename, it never takes the place of one that came first
-        except FileExistsError:
-            pass
-        finally:
-            ours.unlink()
-        durable.synced(path.parent)
+    durable.write_private_once(_path(settings, purpose), secrets.token_bytes(SIZE))
     return held(settings, purpose)
 
 
