@@ -10,11 +10,13 @@ import fcntl
 import gzip
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -264,6 +266,64 @@ def s3(asked_of_s3: Path) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+@dataclass(frozen=True)
+class Front:
+    """HAProxy, before an installation's doors."""
+
+    spark: int
+    mlflow: int
+    certificate: Path
+    """The server's own, which is its authority too."""
+    caller: Path
+    """Certificate and key of somebody whom `clients` vouches for."""
+
+
+@pytest.fixture(scope="module")
+def tls_in_front(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[Front]]:
+    """Runs `haproxy.cfg` before the doors of some settings; skips where the machine has no HAProxy."""
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("no HAProxy on this machine: `apt-get install haproxy`, or put it on the path")
+    folder = tmp_path_factory.mktemp("front")
+    for name in ("server", "caller"):
+        line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+        line += ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.crt"]
+        subprocess.run(line, check=True, capture_output=True, timeout=60)
+        (folder / f"{name}.pem").write_text((folder / f"{name}.crt").read_text() + (folder / f"{name}.key").read_text())
+
+    @contextmanager
+    def run(settings: Settings, *, clients: bool = False) -> Iterator[Front]:
+        free = Ports.free()
+        told = {
+            "DOOR_ADDRESS": "127.0.0.1",
+            "DOOR_PORT_SPARK": str(free.spark),
+            "DOOR_PORT_MLFLOW": str(free.mlflow),
+            "DOOR_CERTIFICATE": f"{folder}/server.pem",
+            "NIGHTSHIFT_PORT_SPARK": str(settings.ports.spark),
+            "NIGHTSHIFT_PORT_MLFLOW": str(settings.ports.mlflow),
+        }
+        if clients:
+            told["DOOR_CLIENTS"] = f"{folder}/caller.crt"
+        child = subprocess.Popen([program, "-f", str(ROOT / "haproxy.cfg")], env=told)
+        try:
+            deadline = time.monotonic() + 30
+            while not _listens(free.spark):
+                assert child.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield Front(free.spark, free.mlflow, folder / "server.crt", folder / "caller.pem")
+        finally:
+            child.terminate()
+            child.wait(30)
+
+    return run
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")

@@ -54,8 +54,23 @@ def test_nothing_is_published_beyond_loopback() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
     # In the machine's network nothing is published: there it matters that the processes themselves listen on loopback.
     in_the_machines_network = [name for name, service in SERVICES.items() if service.get("network_mode") == "host"]
-    assert in_the_machines_network == ["nightshift"]
+    assert in_the_machines_network == ["nightshift", "front"]
+    assert SERVICES["front"]["profiles"], "what others reach is opened only where it is asked for"
     assert environment.loopback() == "127.0.0.1"
+
+
+def test_what_stands_in_front_passes_on_to_two_doors_on_loopback_and_encrypts_both() -> None:
+    lines = [line.strip() for line in (ROOT / "haproxy.cfg").read_text().splitlines()]
+    behind = dict(line.split()[1:3] for line in lines if line.startswith("server "))
+    assert behind.keys() == {"spark", "mlflow"}
+    ports = settings.Ports()
+    for name, address in behind.items():
+        assert address == f'"127.0.0.1:${{NIGHTSHIFT_PORT_{name.upper()}-{getattr(ports, name)}}}"'
+    opened = [line for line in lines if line.startswith("bind ")]
+    assert len(opened) == 3
+    assert all(' ssl crt "${DOOR_CERTIFICATE}" ' in line for line in opened)
+    mounted = [volume.split(":")[0] for volume in SERVICES["front"]["volumes"]]
+    assert "./haproxy.cfg" in mounted
 
 
 def test_every_service_is_watched() -> None:

@@ -19,9 +19,40 @@ ROOT = Path(__file__).resolve().parents[2]
 """The checkout: the folder that holds `dags`, `plugins`, `include` and `dbt_project`."""
 
 
+LOOPBACK = "127.0.0.1"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - a word to compare with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binds:
+    """The addresses on which the doors listen: loopback, or all of the machine's, which loopback is one of."""
+
+    mlflow: str = LOOPBACK
+    spark: str = LOOPBACK
+    jdbc: str = LOOPBACK
+
+    def __post_init__(self) -> None:
+        for name, address in vars(self).items():
+            if address not in (LOOPBACK, EVERYWHERE):
+                raise ConfigurationError(
+                    f"NIGHTSHIFT_BIND_{name.upper()}={address!r}: write {LOOPBACK} or {EVERYWHERE}. The platform's own processes come over "
+                    "loopback whatever else is open; which of the machine's addresses answer others is for its firewall to say"
+                )
+        if self.jdbc != LOOPBACK:
+            raise ConfigurationError(
+                f"NIGHTSHIFT_BIND_JDBC={self.jdbc}: JDBC asks nobody who they are, so it stays on {LOOPBACK}. "
+                "Let analysts come through SSH, or through a gateway that knows them (docs/deploy.md, Doors)"
+            )
+
+    @property
+    def open(self) -> list[str]:
+        """The doors that other machines reach."""
+        return [name for name, address in vars(self).items() if address != LOOPBACK]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the processes listen, all on loopback."""
+    """Where the processes listen."""
 
     airflow: int = 8080
     mlflow: int = 5000
@@ -44,7 +75,7 @@ class Ports:
         try:
             # All are held open together, so that no two are the same.
             for probe in probes.values():
-                probe.bind(("127.0.0.1", 0))
+                probe.bind((LOOPBACK, 0))
             return cls(**{name: probe.getsockname()[1] for name, probe in probes.items()})
         finally:
             for probe in probes.values():
@@ -53,7 +84,7 @@ class Ports:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One installation. Every field has an environment variable `NIGHTSHIFT_<FIELD>` (ports: `NIGHTSHIFT_PORT_<NAME>`)."""
+    """One installation. Every field has an environment variable `NIGHTSHIFT_<FIELD>`, each port `NIGHTSHIFT_PORT_<NAME>`; binds alike."""
 
     home: Path = ROOT / "var"
     """The one state folder; deleting it is a clean start."""
@@ -68,10 +99,17 @@ class Settings:
     clock: bool = True
     """Whether `ingest` runs by the clock (`on`) or only when asked over REST (`off`)."""
     ports: Ports = field(default_factory=Ports)
+    binds: Binds = field(default_factory=Binds)
+    tls_in_front: bool = False
+    """Whether (`on`) something that encrypts stands in front of doors that are not on loopback: they themselves do not."""
     spark_remote: str | None = None
     """A Spark Connect endpoint elsewhere (also read from SPARK_REMOTE). Default: this installation's lakehouse server."""
+    spark_token_file: Path | None = None
+    """Where the token for that endpoint lies. The own server's lies in the home."""
     mlflow_uri: str | None = None
     """An MLflow server elsewhere (also read from MLFLOW_TRACKING_URI). Default: this installation's."""
+    mlflow_token_file: Path | None = None
+    """Where the token for that server lies."""
     lakehouse_memory: str = "3g"
     """Heap of the lakehouse server."""
     local_preemptions: int = 0
@@ -96,6 +134,7 @@ class Settings:
             raise ConfigurationError(f"NIGHTSHIFT_POOL={self.pool!r}: write local or ec2")
         if self.pool == "ec2" and self.ec2 is None:
             raise ConfigurationError("NIGHTSHIFT_POOL=ec2 needs NIGHTSHIFT_EC2, a file as docs/deploy.md shows it")
+        self._check_doors()
         for variable, scheme, place in (("NIGHTSHIFT_LANDING", "s3", self.landing), ("NIGHTSHIFT_LAKEHOUSE", "s3a", self.lakehouse)):
             if place is not None:
                 _check_place(variable, scheme, place)
@@ -104,6 +143,24 @@ class Settings:
         for name in self.usecases:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ConfigurationError(f"NIGHTSHIFT_USECASES names {name!r}: use case names are lower-case words, like card_fraud")
+
+    def _check_doors(self) -> None:
+        for name in self.binds.open:
+            if not self.tls_in_front:
+                raise ConfigurationError(
+                    f"NIGHTSHIFT_BIND_{name.upper()}={EVERYWHERE}: this door does not encrypt, so whoever stands on the way would read its "
+                    f"token. Leave it on {LOOPBACK} and put TLS in front of it on this machine (docs/deploy.md, Doors); where that stands "
+                    "on another machine of a private network, say so with NIGHTSHIFT_TLS_IN_FRONT=on"
+                )
+        if self.spark_remote and "token=" in self.spark_remote:
+            raise ConfigurationError(
+                "NIGHTSHIFT_SPARK_REMOTE holds a token, and addresses are shown in logs and errors: put it into a file of mode 0600 that "
+                "NIGHTSHIFT_SPARK_TOKEN_FILE names, and leave `token=` out"
+            )
+        if self.mlflow_token_file and not self.mlflow_url.startswith(("https://", "http://localhost:", f"http://{LOOPBACK}:")):
+            raise ConfigurationError(
+                "NIGHTSHIFT_MLFLOW_URI would get the token of NIGHTSHIFT_MLFLOW_TOKEN_FILE in plain text: write https://"
+            )
 
     @property
     def landing_location(self) -> str:
@@ -130,15 +187,26 @@ class Settings:
 
     @property
     def spark_url(self) -> str:
-        return self.spark_remote or f"sc://127.0.0.1:{self.ports.spark}"
+        # By name: Spark's client shows a token without TLS to `localhost` only, not to 127.0.0.1.
+        return self.spark_remote or f"sc://localhost:{self.ports.spark}"
+
+    @property
+    def serves_lakehouse(self) -> bool:
+        """Whether the lakehouse server is ours to run; not when NIGHTSHIFT_SPARK_REMOTE points elsewhere."""
+        return self.spark_remote in (None, *(f"sc://{name}:{self.ports.spark}" for name in ("localhost", LOOPBACK)))
 
     @property
     def mlflow_url(self) -> str:
-        return self.mlflow_uri or f"http://127.0.0.1:{self.ports.mlflow}"
+        return self.mlflow_uri or f"http://{LOOPBACK}:{self.ports.mlflow}"
+
+    @property
+    def serves_mlflow(self) -> bool:
+        """Whether MLflow is ours to run; not when NIGHTSHIFT_MLFLOW_URI points elsewhere."""
+        return self.mlflow_uri in (None, f"http://{LOOPBACK}:{self.ports.mlflow}")
 
     @property
     def airflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.airflow}"
+        return f"http://{LOOPBACK}:{self.ports.airflow}"
 
     @property
     def passwords_file(self) -> Path:
@@ -162,9 +230,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         for name in Ports.__dataclass_fields__
         if env.get(variable := f"NIGHTSHIFT_PORT_{name.upper()}")
     }
-    clock = env.get("NIGHTSHIFT_CLOCK", "on").lower()
-    if clock not in ("on", "off"):
-        raise ConfigurationError(f"NIGHTSHIFT_CLOCK={clock!r}: write on or off")
+    binds = {name: env[variable] for name in Binds.__dataclass_fields__ if env.get(variable := f"NIGHTSHIFT_BIND_{name.upper()}")}
     defaults = Settings()
     return Settings(
         home=path("NIGHTSHIFT_HOME") or defaults.home,
@@ -172,10 +238,14 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         lakehouse=_place(env.get("NIGHTSHIFT_LAKEHOUSE", "")),
         usecases=tuple(name.strip() for name in env.get("NIGHTSHIFT_USECASES", ",".join(defaults.usecases)).split(",")),
         feed_spans=_spans(env.get("NIGHTSHIFT_FEED_SPANS", "")),
-        clock=clock == "on",
+        clock=_switch("NIGHTSHIFT_CLOCK", env.get("NIGHTSHIFT_CLOCK", "on")),
         ports=Ports(**ports),
+        binds=Binds(**binds),
+        tls_in_front=_switch("NIGHTSHIFT_TLS_IN_FRONT", env.get("NIGHTSHIFT_TLS_IN_FRONT") or "off"),
         spark_remote=env.get("NIGHTSHIFT_SPARK_REMOTE") or env.get("SPARK_REMOTE") or None,
+        spark_token_file=path("NIGHTSHIFT_SPARK_TOKEN_FILE"),
         mlflow_uri=env.get("NIGHTSHIFT_MLFLOW_URI") or env.get("MLFLOW_TRACKING_URI") or None,
+        mlflow_token_file=path("NIGHTSHIFT_MLFLOW_TOKEN_FILE"),
         lakehouse_memory=env.get("NIGHTSHIFT_LAKEHOUSE_MEMORY", defaults.lakehouse_memory),
         local_preemptions=_number("NIGHTSHIFT_LOCAL_PREEMPTIONS", env.get("NIGHTSHIFT_LOCAL_PREEMPTIONS") or "0"),
         pool=env.get("NIGHTSHIFT_POOL") or defaults.pool,
@@ -186,6 +256,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         else defaults.approvers,
         notify=tuple(env.get("NIGHTSHIFT_NOTIFY", "").split()),
     )
+
+
+def _switch(variable: str, text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise ConfigurationError(f"{variable}={text.lower()!r}: write on or off")
+    return text.lower() == "on"
 
 
 def _number(variable: str, text: str) -> int:

@@ -1,7 +1,7 @@
 """Under the whole walk: the lakehouse server, one JVM on one catalog for pipelines (Spark Connect) and analysts (JDBC).
 
 `python -m include.nightshift.lakehouse.server` becomes that JVM (`exec`), so that whoever supervises the one supervises the other.
-It listens on loopback only: neither protocol asks who is there.
+Spark Connect asks for the token of this home. JDBC asks nobody who they are, so it listens on loopback only.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import socket
 import sys
 from pathlib import Path
 
+from include.nightshift import doors
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError, NightshiftError
 from include.nightshift.lakehouse import jars, storage
-from include.nightshift.settings import ROOT, Settings
-
-LOOPBACK = "127.0.0.1"
+from include.nightshift.settings import LOOPBACK, ROOT, Settings
 
 # What Spark's own launcher passes to Java 17 and later (JavaModuleOptions), without `jdk.incubator.vector`, which the wheel's
 # runtime lacks: Spark then logs that it computes without it.
@@ -63,12 +62,12 @@ def properties(settings: Settings) -> dict[str, str]:
         "spark.hadoop.javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={home / 'metastore' / 'derby'};create=true",
         "spark.local.dir": str(home / "metastore" / "scratch"),
         "spark.sql.session.timeZone": "UTC",
-        # Loopback only, and no web UI beside the ports that the settings name.
+        # No web UI beside the ports that the settings name.
         "spark.driver.host": LOOPBACK,
         "spark.driver.bindAddress": LOOPBACK,
-        "spark.connect.grpc.binding.address": LOOPBACK,
+        "spark.connect.grpc.binding.address": settings.binds.spark,
         "spark.connect.grpc.binding.port": str(settings.ports.spark),
-        "spark.hadoop.hive.server2.thrift.bind.host": LOOPBACK,
+        "spark.hadoop.hive.server2.thrift.bind.host": settings.binds.jdbc,
         "spark.hadoop.hive.server2.thrift.port": str(settings.ports.jdbc),
         "spark.hadoop.hive.server2.transport.mode": "binary",
         "spark.ui.enabled": "false",
@@ -129,9 +128,17 @@ def command(settings: Settings, class_path: list[Path]) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The JVM's environment: this one's, Spark's Python workers on this very Python, and `include` importable by them."""
+    """The JVM's environment: this one's, Spark's Python workers on this very Python, and `include` importable by them.
+
+    Raises:
+        ConfigurationError: there is no token, or others can read it; without one Spark would let in anybody.
+    """
+    shown = doors.token(settings, "spark")
+    if shown is None:
+        raise ConfigurationError("NIGHTSHIFT_SPARK_REMOTE names a lakehouse elsewhere: unset it to run this home's own")
     kept = {name: value for name, value in os.environ.items() if name not in ("SPARK_REMOTE", "SPARK_HOME", "SPARK_CONF_DIR", "JAVA_HOME")}
     return kept | {
+        "SPARK_CONNECT_AUTHENTICATE_TOKEN": shown,
         "SPARK_LOCAL_IP": LOOPBACK,
         "SPARK_HOME": str(jars.spark_jars().parent),
         "SPARK_SCALA_VERSION": "2.13",
@@ -171,6 +178,8 @@ def main() -> int:
     try:
         settings = settings_module.load()
         line = command(settings, jars.fetch(settings))
+        doors.make(settings)
+        told = environment(settings)
         prepare(settings)
         storage.claim(settings)
     except NightshiftError as error:
@@ -178,7 +187,7 @@ def main() -> int:
         return 1
     # Hive and Derby drop files where they are started: that is never the checkout.
     os.chdir(settings.home / "metastore")
-    os.execve(line[0], line, environment(settings))  # noqa: S606 - the JVM takes this process's place
+    os.execve(line[0], line, told)  # noqa: S606 - the JVM takes this process's place
 
 
 if __name__ == "__main__":

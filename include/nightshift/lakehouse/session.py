@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -11,10 +12,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from include.nightshift import doors
 from include.nightshift.errors import LakehouseError
+from include.nightshift.settings import LOOPBACK
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from pyspark.sql.connect.client import DefaultChannelBuilder
 
     from include.nightshift.settings import Settings
 
@@ -30,10 +34,9 @@ def connect(settings: Settings, *, wait_seconds: float = 60.0) -> SparkSession:
     A server that is being restarted is waited for. Without this check Spark's client would try for ten silent minutes.
 
     Raises:
-        LakehouseError: nobody answers within `wait_seconds`.
+        LakehouseError: nobody answers within `wait_seconds`, or whoever answers refuses this installation's token.
+        ConfigurationError: the token cannot be read.
     """
-    from pyspark.sql import SparkSession
-
     address = urlsplit(settings.spark_url)
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -49,9 +52,50 @@ def connect(settings: Settings, *, wait_seconds: float = 60.0) -> SparkSession:
             time.sleep(0.5)
     held = _sessions.get(settings.spark_url)
     if held is None or not _lives(held):
-        # Not getOrCreate: it hands out whatever session the process has, also one on another installation's server.
-        held = _sessions[settings.spark_url] = SparkSession.builder.remote(settings.spark_url).create()
+        held = _sessions[settings.spark_url] = opened(settings)
     return held
+
+
+def opened(settings: Settings) -> SparkSession:
+    """A session of the caller's own, beside the one that this process shares.
+
+    Raises:
+        LakehouseError: whoever answers refuses this installation's token.
+        ConfigurationError: the token cannot be read.
+    """
+    from pyspark.errors.exceptions.connect import SparkConnectException
+    from pyspark.sql.connect.session import SparkSession
+
+    # As `SparkSession.builder.remote` does, which takes a token in the address only: by this, pyspark's functions know whom they serve.
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
+    # Not getOrCreate: it hands out whatever session the process has, also one on another installation's server.
+    session = SparkSession.builder.channelBuilder(_channel(settings)).create()
+    try:
+        session.conf.get("spark.sql.session.timeZone")
+    except SparkConnectException as error:
+        session.stop()
+        raise LakehouseError(
+            f"the lakehouse server at {settings.spark_url} lets this process in no further: {error}. Is it another home's server, or was "
+            "the token made anew while it ran (`make down`, then `make up`)? One elsewhere needs NIGHTSHIFT_SPARK_TOKEN_FILE"
+        ) from error
+    return session
+
+
+def _channel(settings: Settings) -> DefaultChannelBuilder:
+    """The way to the endpoint, with its token if it has one."""
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    class Own(DefaultChannelBuilder):
+        # Spark's client shows a token without TLS to `localhost` only. That may be ::1 too, where our server does not listen, and anybody
+        # on this machine could.
+        @property
+        def endpoint(self) -> str:
+            return f"{LOOPBACK}:{settings.ports.spark}"
+
+    way = Own(f"sc://localhost:{settings.ports.spark}") if settings.serves_lakehouse else DefaultChannelBuilder(settings.spark_url)
+    if shown := doors.token(settings, "spark"):
+        way.set(way.PARAM_TOKEN, shown)
+    return way
 
 
 def _lives(session: SparkSession) -> bool:

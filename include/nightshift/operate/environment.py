@@ -42,7 +42,10 @@ def nightshift_variables(settings: Settings) -> dict[str, str]:
         "NIGHTSHIFT_FEED_SPANS": ",".join(f"{feed}={first or ''}..{last or ''}" for feed, (first, last) in settings.feed_spans.items()),
         "NIGHTSHIFT_CLOCK": "on" if settings.clock else "off",
         "NIGHTSHIFT_SPARK_REMOTE": settings.spark_url,
+        "NIGHTSHIFT_SPARK_TOKEN_FILE": str(settings.spark_token_file or ""),
         "NIGHTSHIFT_MLFLOW_URI": settings.mlflow_url,
+        "NIGHTSHIFT_MLFLOW_TOKEN_FILE": str(settings.mlflow_token_file or ""),
+        "NIGHTSHIFT_TLS_IN_FRONT": "on" if settings.tls_in_front else "off",
         "NIGHTSHIFT_LAKEHOUSE_MEMORY": settings.lakehouse_memory,
         "NIGHTSHIFT_LOCAL_PREEMPTIONS": str(settings.local_preemptions),
         "NIGHTSHIFT_POOL": settings.pool,
@@ -51,7 +54,8 @@ def nightshift_variables(settings: Settings) -> dict[str, str]:
         "NIGHTSHIFT_APPROVERS": ",".join(settings.approvers),
         "NIGHTSHIFT_NOTIFY": " ".join(settings.notify),
     }
-    return variables | {f"NIGHTSHIFT_PORT_{name.upper()}": str(port) for name, port in vars(settings.ports).items()}
+    variables |= {f"NIGHTSHIFT_PORT_{name.upper()}": str(port) for name, port in vars(settings.ports).items()}
+    return variables | {f"NIGHTSHIFT_BIND_{name.upper()}": address for name, address in vars(settings.binds).items()}
 
 
 def prepare_home(settings: Settings) -> dict[str, str]:

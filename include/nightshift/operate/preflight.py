@@ -53,12 +53,12 @@ def memory(total_bytes: int | None = None) -> str | None:
     return f"there are {total:.1f} GB of memory, {MEMORY_GB} GB are needed: use a larger machine, or give the container more"
 
 
-def port(name: str, number: int) -> str | None:
-    """Complain when something listens on a loopback port that is ours to take. `name` as in `Ports`."""
+def port(name: str, number: int, address: str = "127.0.0.1") -> str | None:
+    """Complain when something listens on a port that is ours to take. `name` as in `Ports`."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", number))
+            probe.bind((address, number))
         except OSError as error:
             return (
                 f"port {number} of {name} cannot be taken ({error.strerror}): if another installation of Nightshift holds it, "
@@ -70,21 +70,12 @@ def port(name: str, number: int) -> str | None:
 def ports(settings: Settings) -> list[str]:
     """Complain about every taken port that this installation's own processes need."""
     wanted = {"airflow": settings.ports.airflow}
-    if serves_lakehouse(settings):
+    if settings.serves_lakehouse:
         wanted |= {"spark": settings.ports.spark, "jdbc": settings.ports.jdbc}
-    if serves_mlflow(settings):
+    if settings.serves_mlflow:
         wanted["mlflow"] = settings.ports.mlflow
-    return [complaint for name, number in wanted.items() if (complaint := port(name, number))]
-
-
-def serves_lakehouse(settings: Settings) -> bool:
-    """Whether the lakehouse server is ours to run; not when NIGHTSHIFT_SPARK_REMOTE points elsewhere."""
-    return settings.spark_remote in (None, f"sc://127.0.0.1:{settings.ports.spark}")
-
-
-def serves_mlflow(settings: Settings) -> bool:
-    """Whether MLflow is ours to run; not when NIGHTSHIFT_MLFLOW_URI points elsewhere."""
-    return settings.mlflow_uri in (None, f"http://127.0.0.1:{settings.ports.mlflow}")
+    binds = vars(settings.binds)
+    return [complaint for name, number in wanted.items() if (complaint := port(name, number, binds.get(name, "127.0.0.1")))]
 
 
 def refuse(*complaints: str | None) -> bool:

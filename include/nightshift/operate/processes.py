@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from include.nightshift import doors, usecase
 from include.nightshift import settings as settings_module
-from include.nightshift import usecase
 from include.nightshift.errors import ConfigurationError, NightshiftError
 from include.nightshift.ingest import places
 from include.nightshift.lakehouse import storage
@@ -68,6 +68,7 @@ def up(settings: Settings) -> None:
             print(f"{name.removesuffix('-api-server'):12} {address}")
     for user, password in passwords.items():
         print(f"{'user':12} {user}  password {password}")
+    print(f"{'tokens':12} {settings.home / 'doors'} (for Spark, and for MLflow's user {doors.USER})")
     print(f"{'passwords':12} {settings.passwords_file}" if not passwords else f"{'kept in':12} {settings.passwords_file} (shown only now)")
 
 
@@ -203,7 +204,8 @@ def _clear_the_way(settings: Settings) -> None:
     supervision.sweep(supervision.marked(settings), patience=10)
     if complaints := [complaint for complaint in (preflight.memory(), *preflight.ports(settings)) if complaint]:
         raise ConfigurationError("\nnightshift: ".join(complaints))
-    if preflight.serves_lakehouse(settings):
+    doors.make(settings)
+    if settings.serves_lakehouse:
         # The server asks again whenever it starts; here a wrong bucket is one sentence at once.
         storage.claim(settings)
     places.check(settings, (feed for use_case in usecase.registered(settings) for feed in use_case.feeds))

@@ -25,7 +25,7 @@ import psutil
 
 from include.nightshift import settings as settings_module
 from include.nightshift.errors import ConfigurationError
-from include.nightshift.operate import preflight
+from include.nightshift.operate import registry_server
 from include.nightshift.operate.environment import environment
 from include.nightshift.settings import Settings
 
@@ -49,13 +49,8 @@ class Program:
     command: Callable[[Settings], list[str]]
     address: Callable[[Settings], str]
     """What is told to people; empty where nobody talks to it."""
-
-
-def _mlflow(settings: Settings) -> list[str]:
-    folder = settings.home / "mlflow"
-    line = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.ports.mlflow), "--workers", "1"]
-    line += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    return [*line, "--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")]
+    told: Callable[[Settings], dict[str, str]] = lambda settings: {}
+    """What its environment holds beside that of all."""
 
 
 def _airflow(*arguments: str) -> Callable[[Settings], list[str]]:
@@ -65,9 +60,11 @@ def _airflow(*arguments: str) -> Callable[[Settings], list[str]]:
 PROGRAMS = {
     "lakehouse": Program(
         lambda settings: ["-m", "include.nightshift.lakehouse.server"],
-        lambda settings: f"sc://127.0.0.1:{settings.ports.spark}  jdbc:hive2://127.0.0.1:{settings.ports.jdbc}",
+        lambda settings: f"sc://localhost:{settings.ports.spark}  jdbc:hive2://127.0.0.1:{settings.ports.jdbc}",
     ),
-    "mlflow": Program(_mlflow, lambda settings: f"http://127.0.0.1:{settings.ports.mlflow}"),
+    "mlflow": Program(
+        registry_server.command, lambda settings: f"http://127.0.0.1:{settings.ports.mlflow}", told=registry_server.environment
+    ),
     "airflow-api-server": Program(_airflow("api-server"), lambda settings: settings.airflow_url),
     # Task logs are read from the disk that all processes share; Airflow's log servers would listen on every address of the machine.
     "airflow-scheduler": Program(_airflow("scheduler", "--skip-serve-logs"), lambda settings: ""),
@@ -79,9 +76,9 @@ PROGRAMS = {
 def programs(settings: Settings) -> dict[str, Program]:
     """What this installation runs itself: all, less the lakehouse or MLflow that it is told to find elsewhere."""
     elsewhere = set()
-    if not preflight.serves_lakehouse(settings):
+    if not settings.serves_lakehouse:
         elsewhere.add("lakehouse")
-    if not preflight.serves_mlflow(settings):
+    if not settings.serves_mlflow:
         elsewhere.add("mlflow")
     return {name: program for name, program in PROGRAMS.items() if name not in elsewhere}
 
@@ -225,8 +222,9 @@ def become(name: str) -> None:
         except ProcessLookupError:
             continue
     sweep(left, patience=3.0)
-    line = [sys.executable, *PROGRAMS[name].command(settings)]
-    os.execve(line[0], line, {**os.environ, PROGRAM: name})  # noqa: S606 - the program takes this process's place
+    program = PROGRAMS[name]
+    line = [sys.executable, *program.command(settings)]
+    os.execve(line[0], line, {**os.environ, **program.told(settings), PROGRAM: name})  # noqa: S606 - the program takes this process's place
 
 
 def _configuration(settings: Settings) -> str:

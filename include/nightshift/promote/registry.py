@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.nightshift.errors import RegistryError
+from include.nightshift import doors
+from include.nightshift.errors import ConfigurationError, RegistryError
 from include.nightshift.train import models
 from include.nightshift.train.tracking import ARTIFACTS
 
@@ -26,7 +27,15 @@ ALIAS = "champion"
 
 
 def client(settings: Settings) -> MlflowClient:
-    """A client of the installation's MLflow server that gives up within a minute rather than hanging."""
+    """A client of the installation's MLflow server, with its token, that gives up within a minute rather than hanging.
+
+    Raises:
+        RegistryError: the token cannot be read, so MLflow would let nobody in.
+    """
+    try:
+        doors.introduce(settings)
+    except ConfigurationError as error:
+        raise RegistryError(f"MLflow cannot be asked: {error}") from error
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     from mlflow import MlflowClient

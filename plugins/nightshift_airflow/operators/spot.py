@@ -138,6 +138,7 @@ class SpotTrainingOperator(BaseOperator):
         return tried
 
     def _finish(self, context: Context, folder: Path) -> Any:
+        from include.nightshift import doors
         from include.nightshift.promote import registry
         from include.nightshift.train import tracking
         from include.nightshift.train.run import TrainingRun, finished
@@ -147,6 +148,7 @@ class SpotTrainingOperator(BaseOperator):
         if result is None:
             raise AirflowFailException(f"{folder}: the run ended well but its result is gone; clear this task to train again")
         use_case = usecase.load(run.use_case, installed)
+        doors.introduce(installed)
         mlflow_run_id = tracking.track(folder)
         version = registry.register(installed, use_case, run.run_id, mlflow_run_id, result["model_sha256"])
         experiment = registry.client(installed).get_experiment_by_name(run.experiment).experiment_id

@@ -23,7 +23,7 @@ from include.nightshift import keys
 from include.nightshift.errors import ConfigurationError
 from include.nightshift.ingest import ingest, pseudonyms
 from include.nightshift.lakehouse import log, tables, views, writes
-from include.nightshift.lakehouse.session import rows
+from include.nightshift.lakehouse.session import opened, rows
 from include.nightshift.lakehouse.views import View
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import Column, Feed, UseCase
@@ -164,7 +164,7 @@ def test_writers_at_once_make_one_row_for_one_person(session: SparkSession, inst
     key, before = keys.held(installation, keys.PSEUDONYM), log.version(installation, table)
 
     def write(number: int) -> int:
-        own = SparkSession.builder.remote(installation.spark_url).create()
+        own = opened(installation)
         try:
             begin.wait(timeout=60)
             return pseudonyms._give(

@@ -1,18 +1,27 @@
+from __future__ import annotations
+
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from include.nightshift.errors import ConfigurationError
+from include.nightshift import doors
+from include.nightshift.errors import ConfigurationError, LakehouseError
 from include.nightshift.lakehouse import jars, server
-from include.nightshift.settings import ROOT, Ports, Settings
+from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.settings import EVERYWHERE, ROOT, Binds, Ports, Settings
+
+if TYPE_CHECKING:
+    from tests.conftest import Front
 
 
 def free_port() -> int:
@@ -43,9 +52,28 @@ def test_both_doors_open_on_the_ports_of_the_settings_and_on_loopback(tmp_path: 
         assert properties[name] == "127.0.0.1"
 
 
+def test_spark_connect_listens_elsewhere_where_the_settings_say_so_and_jdbc_does_not(tmp_path: Path) -> None:
+    properties = server.properties(Settings(home=tmp_path, binds=Binds(spark=EVERYWHERE), tls_in_front=True))
+    assert properties["spark.connect.grpc.binding.address"] == EVERYWHERE
+    assert properties["spark.hadoop.hive.server2.thrift.bind.host"] == properties["spark.driver.bindAddress"] == "127.0.0.1"
+
+
+def test_a_server_without_a_token_that_it_alone_knows_does_not_start(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"spark\.token is missing"):
+        server.environment(settings)
+    doors.make(settings)
+    assert server.environment(settings)["SPARK_CONNECT_AUTHENTICATE_TOKEN"] == doors.token(settings, "spark")
+    assert str(doors.token(settings, "spark")) not in " ".join(server.command(settings, []))
+    (tmp_path / "doors" / "spark.token").chmod(0o640)
+    with pytest.raises(ConfigurationError, match="mode 0640"):
+        server.environment(settings)
+
+
 def test_the_machines_own_java_and_spark_are_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("JAVA_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE"):
         monkeypatch.setenv(name, "/somewhere/else")
+    doors.make(Settings(home=tmp_path))
     environment = server.environment(Settings(home=tmp_path))
     assert not {"JAVA_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE"} & environment.keys()
     assert environment["PYSPARK_PYTHON"] == sys.executable
@@ -85,14 +113,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings
         process = subprocess.Popen(
             [sys.executable, "-m", "include.nightshift.lakehouse.server"], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
-    deadline = time.monotonic() + 120
-    while not all(_listens(port) for port in (settings.ports.spark, settings.ports.jdbc)):
-        assert process.poll() is None, (settings.home / "server.log").read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    yield settings, psutil.Process(process.pid)
-    process.terminate()
-    process.wait(30)
+    try:
+        deadline = time.monotonic() + 300
+        while not all(_listens(port) for port in (settings.ports.spark, settings.ports.jdbc)):
+            assert process.poll() is None, (settings.home / "server.log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield settings, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def _listens(port: int) -> bool:
@@ -113,10 +143,9 @@ def test_the_server_listens_on_loopback_only_and_leaves_the_checkout_alone(runni
 @pytest.mark.lakehouse
 def test_delta_survives_jdbc_clients_that_come_and_go(running: tuple[Settings, psutil.Process]) -> None:
     from pyhive import hive
-    from pyspark.sql import SparkSession
 
     settings, _ = running
-    session = SparkSession.builder.remote(settings.spark_url).create()
+    session = lakehouse.opened(settings)
     session.sql("create table if not exists default.visits (a int) using delta")
 
     def visit(number: int) -> int:
@@ -137,8 +166,6 @@ def test_delta_survives_jdbc_clients_that_come_and_go(running: tuple[Settings, p
 
 @pytest.mark.lakehouse
 def test_sparks_own_python_workers_find_this_python_and_include(running: tuple[Settings, psutil.Process]) -> None:
-    from pyspark.sql import SparkSession
-
     settings, _ = running
 
     def where(batches):  # type: ignore[no-untyped-def]
@@ -152,7 +179,79 @@ def test_sparks_own_python_workers_find_this_python_and_include(running: tuple[S
             text = f"{sys.prefix} {nights.parse('2026-11-20')}"
             yield pyarrow.RecordBatch.from_pydict({"text": [text] * batch.num_rows})
 
-    session = SparkSession.builder.remote(settings.spark_url).create()
+    session = lakehouse.opened(settings)
     seen = session.range(1).mapInArrow(where, "text string").collect()
     session.stop()
     assert seen[0]["text"] == f"{sys.prefix} 2026-11-20"
+
+
+def _asked_without_ours(settings: Settings, **environ: str) -> str:
+    """What a process that knows nothing of this home hears from Spark Connect."""
+    program = f"""
+from pyspark.sql import SparkSession
+try:
+    print("served", SparkSession.builder.remote({settings.spark_url!r}).create().sql("select 6 * 7").collect()[0][0], flush=True)
+except Exception as refusal:
+    print("refused", refusal, flush=True)
+import os; os._exit(0)
+"""
+    told = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "NIGHTSHIFT_"))} | environ
+    done = subprocess.run([sys.executable, "-c", program], env=told, capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout
+
+
+@pytest.mark.lakehouse
+def test_spark_connect_serves_whoever_shows_the_token_and_nobody_else(running: tuple[Settings, psutil.Process]) -> None:
+    settings, _ = running
+    token = str(doors.token(settings, "spark"))
+    assert "refused" in _asked_without_ours(settings)
+    assert "refused" in _asked_without_ours(settings, SPARK_CONNECT_AUTHENTICATE_TOKEN="x" * len(token))
+    assert _asked_without_ours(settings, SPARK_CONNECT_AUTHENTICATE_TOKEN=token) == "served 42\n"
+
+
+@pytest.mark.lakehouse
+def test_a_process_with_another_homes_token_is_told_what_to_do(running: tuple[Settings, psutil.Process], tmp_path: Path) -> None:
+    settings, _ = running
+    other = Settings(home=tmp_path, ports=settings.ports)
+    doors.make(other)
+    with pytest.raises(LakehouseError, match=r"Invalid authentication token(.|\n)*another home's server"):
+        lakehouse.opened(other)
+
+
+@pytest.mark.lakehouse
+def test_sparks_token_is_in_no_log_and_on_no_command_line(running: tuple[Settings, psutil.Process]) -> None:
+    settings, process = running
+    token = str(doors.token(settings, "spark"))
+    assert process.environ()["SPARK_CONNECT_AUTHENTICATE_TOKEN"] == token
+    logs = [settings.home / "server.log", *(settings.home / "logs").iterdir()]
+    assert len(logs) > 1
+    assert [path for path in logs if token in path.read_text(errors="replace")] == []
+    assert token not in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    session = lakehouse.opened(settings)
+    assert token not in str(session.sql("set -v").toArrow().to_pylist())
+    session.stop()
+
+
+@pytest.mark.lakehouse
+def test_through_tls_another_machine_is_served_by_the_token_and_not_without(
+    running: tuple[Settings, psutil.Process], tls_in_front: Callable[[Settings], AbstractContextManager[Front]], tmp_path: Path
+) -> None:
+    settings, _ = running
+    given = tmp_path / "spark.token"
+    given.write_text(str(doors.token(settings, "spark")))
+    given.chmod(0o600)
+
+    def ask(**told: str) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "NIGHTSHIFT_"))}
+        # A home of its own, as on another machine.
+        told |= {"NIGHTSHIFT_HOME": str(tmp_path / "home"), "NIGHTSHIFT_SPARK_REMOTE": f"sc://localhost:{front.spark}/;use_ssl=true"}
+        line = [sys.executable, "-m", "include.nightshift.operate.sql", "select 6 * 7 as answer"]
+        return subprocess.run(line, cwd=ROOT, env=kept | told, capture_output=True, text=True, check=False, timeout=200)
+
+    with tls_in_front(settings) as front:
+        trusted = {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(front.certificate)}
+        served = ask(NIGHTSHIFT_SPARK_TOKEN_FILE=str(given), **trusted)
+        assert "42" in served.stdout, served.stderr
+        refused = ask(**trusted)
+        assert "No authentication token provided" in refused.stderr
+        assert "NIGHTSHIFT_SPARK_TOKEN_FILE" in refused.stderr

@@ -25,9 +25,9 @@ def test_a_child_process_loads_the_settings_of_its_parent(tmp_path: Path) -> Non
     for name in same + resolved:
         assert getattr(loaded, name) == getattr(settings, name), name
     assert nightshift_variables(loaded) == nightshift_variables(settings)
-    assert {f"NIGHTSHIFT_{name.upper()}" for name in Settings.__dataclass_fields__ if name != "ports"} <= nightshift_variables(
-        settings
-    ).keys()
+    assert {
+        f"NIGHTSHIFT_{name.upper()}" for name in Settings.__dataclass_fields__ if name not in ("ports", "binds")
+    } <= nightshift_variables(settings).keys()
 
 
 def test_where_things_lie_and_listen_follows_the_settings_whatever_the_shell_says(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from include.nightshift.operate import preflight
-from include.nightshift.settings import Ports, Settings
+from include.nightshift.settings import EVERYWHERE, Binds, Ports, Settings
 
 
 def test_another_python_is_named_with_what_to_do() -> None:
@@ -46,6 +46,13 @@ def test_ports_of_servers_that_run_elsewhere_may_be_taken() -> None:
         ports = Ports(spark=holder.getsockname()[1], airflow=_free(), jdbc=_free(), mlflow=_free())
         assert preflight.ports(Settings(ports=ports))
         assert preflight.ports(Settings(ports=ports, spark_remote="sc://lake.example:15002")) == []
+
+
+def test_a_port_is_free_only_on_the_address_that_its_door_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(preflight, "port", lambda name, number, address: asked.append((name, address)))
+    assert preflight.ports(Settings(binds=Binds(mlflow=EVERYWHERE), tls_in_front=True)) == []
+    assert dict(asked) == {"airflow": "127.0.0.1", "spark": "127.0.0.1", "jdbc": "127.0.0.1", "mlflow": EVERYWHERE}
 
 
 def test_complaints_are_one_line_each_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
