@@ -1,0 +1,233 @@
+"""Whether the tests of what decides would notice if it decided otherwise: mutants of the gates, the report and the promotion.
+
+`make bench NAME=mutants ARGS="[--modules M,M] [--sample N]"`. Each mutant is one small change to one module: a comparison turned, a
+condition denied, a number moved, a sum made a difference. A fork of this process, which has the libraries loaded, puts the mutant in the
+module's place and runs the module's own tests; a mutant that they pass has survived. Survivors are listed, and those in `KNOWN` with the
+reason why no test can tell them from the original.
+
+Mutation testing as in DeMillo, Lipton, Sayward, "Hints on test data selection", Computer 11 (1978); the operators are the sufficient set
+of Offutt et al., TOSEM 5 (1996): relational, logical, arithmetic, unary, and constants beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib
+import importlib.util
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import Figure, report
+from include.nightshift.settings import ROOT
+
+PROMOTE = "include.nightshift.promote"
+TESTED: Mapping[str, tuple[str, ...]] = {
+    "verdict": ("verdict", "gates", "report"),
+    "question": ("question", "gates"),
+    "evidence": ("evidence", "gates"),
+    "compare": ("compare", "gates"),
+    "gates": ("gates", "report", "judge"),
+    "report": ("report", "judge"),
+    "judge": ("judge",),
+    "approval": ("approval",),
+}
+"""Modules that decide, and the tests that must notice, both below `promote`."""
+KNOWN: Mapping[tuple[str, str], str] = {}
+"""Survivors by module and what was changed, with the reason why they are the original's equals."""
+SECONDS = 180
+"""A mutant whose tests take longer has made something endless: it is noticed."""
+LOADED = ("numpy", "scipy.stats", "sklearn.metrics", "pyarrow.parquet", "pyarrow.dataset", "pytest", "hypothesis", "deltalake", "xgboost")
+
+_RELATIONS: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+_SUMS: Mapping[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change to one module."""
+
+    module: str
+    line: int
+    what: str
+    source: str
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Without the line, which moves."""
+        return self.module, self.what
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--modules", default=",".join(TESTED), metavar="M,M", help=f"of {', '.join(TESTED)}")
+    parser.add_argument("--sample", type=int, default=0, help="so many mutants of each, drawn by a seed; 0: all")
+    asked = parser.parse_args(arguments)
+    if unknown := set(asked.modules.split(",")) - TESTED.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: choose among {', '.join(TESTED)}")
+    for name in LOADED:
+        importlib.import_module(name)
+    killed: Counter[str] = Counter()
+    survivors: list[Mutant] = []
+    for module in asked.modules.split(","):
+        began, every = time.monotonic(), list(mutants(module))
+        chosen = random.Random(1).sample(every, min(asked.sample, len(every))) if asked.sample else every
+        if not noticed(Mutant(module, 0, "nothing", _path(module).read_text())):
+            lived = [mutant for mutant in chosen if not noticed(mutant)]
+        else:
+            raise SystemExit(f"mutants: the tests of {module} fail as it is: mend that first")
+        killed[module] = len(chosen) - len(lived)
+        survivors += lived
+        print(f"{module:10} {len(chosen):4} mutants, {len(lived):3} survived, {time.monotonic() - began:.0f} s", flush=True)
+    for mutant in survivors:
+        print(f"  {mutant.module}:{mutant.line}: {mutant.what}: {KNOWN.get(mutant.name, 'NO REASON KNOWN')}")
+    all_of_them = killed.total() + len(survivors)
+    figures = [
+        Figure("share of mutants that the tests notice", 100 * killed.total() / max(1, all_of_them), 95, "%", at_least=True),
+        Figure("survivors without a reason", sum(mutant.name not in KNOWN for mutant in survivors), 0, ""),
+    ]
+    return report("mutants", figures)
+
+
+def mutants(module: str) -> Iterator[Mutant]:
+    """All mutants of a module of `promote`, in the order of its lines."""
+    tree = ast.parse(_path(module).read_text())
+    _forget_words(tree)
+    declared = set(map(id, _declarations(tree)))
+    for place, node in enumerate(ast.walk(tree)):
+        if id(node) in declared:
+            continue
+        for what, change in _changes(node):
+            other = copy.deepcopy(tree)
+            change(next(twin for number, twin in enumerate(ast.walk(other)) if number == place))
+            around = ast.unparse(node)[:80].replace("\n", " ")
+            yield Mutant(module, getattr(node, "lineno", 0), f"{around}: {what}", ast.unparse(ast.fix_missing_locations(other)))
+
+
+def noticed(mutant: Mutant) -> bool:
+    """Whether the module's tests fail with the mutant in its place."""
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        _run_tests(mutant)
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) != 0
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def _run_tests(mutant: Mutant) -> None:
+    """In a fork: put the mutant in the module's place and end with the tests' status."""
+    status = 1
+    try:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        sys.meta_path.insert(0, _Instead(f"{PROMOTE}.{mutant.module}", mutant.source))
+        import pytest
+
+        tests = [str(ROOT / "tests/include/nightshift/promote" / f"test_{name}.py") for name in TESTED[mutant.module]]
+        status = int(pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]))
+    finally:
+        os._exit(status)
+
+
+class _Instead:
+    """An importer that knows one module: the mutant."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self._name, self._source = name, source
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self._name:
+            return None
+        return importlib.util.spec_from_loader(name, self, origin=str(_path(name.rpartition(".")[2])))
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        exec(compile(self._source, f"<mutant of {self._name}>", "exec"), module.__dict__)  # noqa: S102 - its own source, changed
+
+
+def _path(module: str) -> Path:
+    return ROOT / "include" / "nightshift" / "promote" / f"{module}.py"
+
+
+def _declarations(tree: ast.AST) -> Iterator[ast.AST]:
+    """What is said of types and classes: the type checker looks at it, and nothing decides by it."""
+    for node in ast.walk(tree):
+        parts = [getattr(node, name, None) for name in ("annotation", "returns")] + getattr(node, "decorator_list", [])
+        for part in filter(None, parts):
+            yield from ast.walk(part)
+
+
+def _forget_words(tree: ast.AST) -> None:
+    """Take out what no test should look at: docstrings and imports for type checkers alone."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        kept = [
+            line for line in body
+            if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str))
+            and not (isinstance(line, ast.If) and isinstance(line.test, ast.Name) and line.test.id == "TYPE_CHECKING")
+        ]  # fmt: skip
+        node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+
+
+def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:  # noqa: C901 - one line for each operator
+    """What can be done to a node: in words, and how it is done to its twin in another tree."""
+    match node:
+        case ast.Compare(ops=ops):
+            for place, relation in enumerate(ops):
+                if other := _RELATIONS.get(type(relation)):
+                    yield f"{type(relation).__name__} to {other.__name__}", lambda twin, at=place, to=other: twin.ops.__setitem__(at, to())
+        case ast.BoolOp(op=op):
+            logical = ast.Or if isinstance(op, ast.And) else ast.And
+            yield f"to {logical.__name__}", lambda twin: setattr(twin, "op", logical())
+        case ast.BinOp(op=op) if (sum_ := _SUMS.get(type(op))) and not _is_text(node):
+            yield f"{type(op).__name__} to {sum_.__name__}", lambda twin: setattr(twin, "op", sum_())
+        case ast.UnaryOp(op=ast.Not()):
+            yield "taken back", lambda twin: setattr(twin, "operand", ast.UnaryOp(ast.Not(), twin.operand))
+        case ast.UnaryOp(op=ast.USub()):
+            yield "without its sign", lambda twin: setattr(twin, "op", ast.UAdd())
+        case ast.If(test=test) | ast.IfExp(test=test) if not isinstance(test, ast.Compare):
+            yield "denied", lambda twin: setattr(twin, "test", ast.UnaryOp(ast.Not(), twin.test))
+        case ast.Constant(value=bool(value)):
+            yield f"to {not value}", lambda twin: setattr(twin, "value", not twin.value)
+        case ast.Constant(value=int(value) | float(value)):
+            yield f"to {value + 1}", lambda twin: setattr(twin, "value", twin.value + 1)
+
+
+def _is_text(node: ast.BinOp) -> bool:
+    return any(
+        isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
+        for side in (node.left, node.right)
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
