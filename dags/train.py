@@ -22,11 +22,12 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule
 from nightshift_airflow import assets
 from nightshift_airflow.defaults import TRAINING_POOL, night_dag
-from nightshift_airflow.operators.promote import APPROVE, REJECT, ChooseOperator, CloseOperator, GateOperator, PromoteOperator
+from nightshift_airflow.operators.promote import ChooseOperator, CloseOperator, GateOperator, PromoteOperator
 from nightshift_airflow.operators.spot import SpotTrainingOperator, SweepOperator
 from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator, ScanOperator
 
 from include.nightshift import settings, usecase
+from include.nightshift.promote.proof import APPROVE, REJECT
 from include.nightshift.promote.question import ASKABLE
 from include.nightshift.usecase import UseCase
 

@@ -6,8 +6,8 @@ MLflow keeps the models; who of them scores is said by the history (`promote.his
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,38 +62,72 @@ def register(settings: Settings, use_case: UseCase, run_id: str, mlflow_run_id: 
 
 
 def local_copy(settings: Settings, use_case: UseCase, version: str) -> Path:
-    """The folder with the version's model, `features.json` and `reference.json`; fetched once, then kept.
+    """The folder with the version's model, `features.json` and `reference.json`; fetched once, then kept, and believed from then on.
+
+    Whoever scores takes a copy that is verified each time (`promote.copies`).
+
+    Raises:
+        RegistryError: see `fetched`.
+    """
+    folder = settings.home / "models" / use_case.name / version
+    return folder if folder.exists() else fetched(settings, use_case, version)
+
+
+def fetched(settings: Settings, use_case: UseCase, version: str) -> Path:
+    """Fetch the version's files from MLflow, in place of the local copy where there is one; returns their folder.
 
     Raises:
         RegistryError: the registry lacks the version, or its bytes are not those that were registered.
     """
-    folder = settings.home / "models" / use_case.name / version
-    if folder.exists():
-        return folder
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
+    folder = settings.home / "models" / use_case.name / version
     try:
         registered = client(settings).get_model_version(use_case.name, version)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             uri = f"runs:/{registered.run_id}/{ARTIFACTS}"
-            fetched = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=settings.mlflow_url))
-            seen = models.sha256(fetched)
+            found = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=settings.mlflow_url))
+            seen = models.sha256(found)
             wanted = registered.tags.get("nightshift.model_sha256")
             if seen != wanted:
                 raise RegistryError(
                     f"model {use_case.name} version {version}: its bytes have the hash {seen}, registered was {wanted}. "
                     "Somebody changed the artifact: roll back to the version before, and find out who"
                 )
-            if not folder.exists():
-                shutil.move(str(fetched), folder)
-    except MlflowException as error:
+            with suppress(FileNotFoundError):
+                folder.rename(Path(temporary) / "before")
+            # Where another process was quicker, what it fetched stands.
+            with suppress(OSError):
+                found.rename(folder)
+    except (MlflowException, OSError) as error:
         raise RegistryError(
             f"model {use_case.name} version {version} cannot be had from {settings.mlflow_url}: {error}. "
             "See that MLflow runs (`make status`) and run the task again"
         ) from error
     return folder
+
+
+def point(settings: Settings, use_case: UseCase, version: str) -> str | None:
+    """Have the alias point at the version; returns where it pointed before: the same version where nothing was to do.
+
+    Raises:
+        RegistryError: the registry does not answer, or has no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(settings)
+    try:
+        pointed = mlflow.get_registered_model(use_case.name).aliases.get(ALIAS)
+        if pointed is None or str(pointed) != version:
+            mlflow.set_registered_model_alias(use_case.name, ALIAS, version)
+    except MlflowException as error:
+        raise RegistryError(
+            f"the alias {ALIAS} of {use_case.name} cannot be moved to version {version} in {settings.mlflow_url}: {error}. The history "
+            "holds all the same, and the next score tries again; see that MLflow runs (`make status`)"
+        ) from error
+    return None if pointed is None else str(pointed)
 
 
 def features_read(use_case: UseCase, version: str, model: Model) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from include.nightshift.promote.proof import APPROVE
 from nightshift_airflow.links import ReportLink, report_page
 from nightshift_airflow.operators.night import NightOperator
 from nightshift_airflow.operators.train import WAITS
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from include.nightshift.promote.choose import Candidate
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
-
-APPROVE, REJECT = "Approve", "Reject"
 
 
 class ChooseOperator(NightOperator):
@@ -108,40 +107,20 @@ class PromoteOperator(NightOperator):
         self.approve_task_id = approve_task_id
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
-        from include.nightshift.lakehouse import chain, records, tables
+        from include.nightshift.lakehouse import chain, tables
         from include.nightshift.promote import history
 
         judged = context["ti"].xcom_pull(task_ids=self.gate_task_id)
         answer = context["ti"].xcom_pull(task_ids=self.approve_task_id)
         chosen, by = answer["chosen_options"][0], (answer.get("responded_by_user") or {}).get("name") or "nobody (timed out)"
-        record = {
-            "report_digest": judged["digest"],
-            "use_case": use_case.name,
-            "answer": chosen,
-            "by": by,
-            "at": _moment(answer.get("responded_at")),
-        }
-        chain.append(settings, tables.APPROVALS, record, unless=record)
+        said = {"report_digest": judged["digest"], "use_case": use_case.name, "answer": chosen, "by": by}
+        said |= {"at": _moment(answer.get("responded_at")), "model_version": judged["model_version"], "channel": "human"}
+        chain.append(settings, tables.APPROVALS, said, said)
         if chosen != APPROVE:
             raise AirflowSkipException(f"{by} rejected version {judged['model_version']}")
-        held = records.read(settings, tables.GATE_REPORTS, report_digest=judged["digest"])
-        if not held or not held[0]["passed"]:
-            raise AirflowFailException(
-                f"{tables.GATE_REPORTS} holds no passed report {judged['digest'][:12]}, which {by} approved: "
-                "nothing is promoted. Train again, so that what is approved is what was judged"
-            )
-        from_night = history.first_free_night(settings, use_case, nights[-1])
-        history.promote(
-            settings,
-            use_case,
-            version=judged["model_version"],
-            from_night=from_night,
-            why="; ".join(judged["reasons"]),
-            by=by,
-            report_digest=judged["digest"],
-        )
-        self.log.info("version %s reigns from night %s on", judged["model_version"], from_night)
-        return {"model_version": judged["model_version"], "from_night": from_night.isoformat()}
+        reign = history.crown(settings, use_case, judged["digest"], why="; ".join(judged["reasons"]))
+        self.log.info("version %s reigns from night %s on", reign["model_version"], reign["from_night"])
+        return {"model_version": reign["model_version"], "from_night": reign["from_night"].isoformat()}
 
 
 class CloseOperator(NightOperator):
