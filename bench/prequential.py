@@ -43,6 +43,7 @@ from include.nightshift.lakehouse import catalog, log, tables
 from include.nightshift.operate.environment import environment
 from include.nightshift.operate.served import connected
 from include.nightshift.promote import judge, metrics
+from include.nightshift.promote.trust import Reigning
 from include.nightshift.score import scores
 from include.nightshift.settings import Ports, Settings
 from include.nightshift.spot.local import LocalPool
@@ -246,10 +247,9 @@ def _product(world: World, folder: Path, preemptions: int) -> Scores:
     run = TrainingRun.load(folder)
     assert run.holdout_first is not None
     assert run.holdout_last is not None
-    # Where the registry would lay a version that was promoted.
-    shutil.copytree(folder / MODEL_FOLDER, settings.home / "models" / use_case.name / run.run_id)
     held = list(nights.between(run.holdout_first, run.holdout_last))
-    scored = scores.scored_by(world.session, settings, use_case, run.run_id, held, log.version(settings, tables.features(use_case)))
+    model = Reigning(run.run_id, folder / MODEL_FOLDER, None, (), models.sha256(folder / MODEL_FOLDER))
+    scored = scores.scored_by(world.session, use_case, model, held, log.version(settings, tables.features(use_case)))
     table = scored.select(run.key, "score").orderBy(run.key).toArrow()
     return table.column(run.key).to_numpy(), table.column("score").to_numpy()
 

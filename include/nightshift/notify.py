@@ -22,7 +22,7 @@ def tell(settings: Settings, verdicts: Sequence[Verdict]) -> bool:
 
     Nothing is sent where nobody is named, or there is nothing to tell.
     """
-    if not verdicts:
+    if not verdicts:  # whose feed and night give the title
         return True
     stopped = any(verdict.stops for verdict in verdicts)
     title = f"{verdicts[0].feed} {verdicts[0].night}: " + ("batch stopped" if stopped else f"{len(verdicts)} rules broken")
@@ -32,9 +32,9 @@ def tell(settings: Settings, verdicts: Sequence[Verdict]) -> bool:
 def warn(settings: Settings, title: str, lines: Sequence[str], *, where: str, failure: bool = False) -> bool:
     """Send a notice; False where an address could not be reached, which the log says and stops nothing.
 
-    `where`: where else it can be read, for the log. Nothing is sent where nobody is named.
+    `where`: where else it can be read, for the log. Nothing is sent where nobody is named, or there is nothing to tell.
     """
-    if not settings.notify:
+    if not settings.notify or not lines:
         return True
     from apprise import Apprise, NotifyType
 

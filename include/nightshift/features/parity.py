@@ -17,7 +17,7 @@ from include.nightshift.features import project
 from include.nightshift.lakehouse import records, tables, writes
 from include.nightshift.lakehouse.session import where
 from include.nightshift.nights import between
-from include.nightshift.promote import registry
+from include.nightshift.promote import registry, trust
 from include.nightshift.train import models, trees
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _judged(session: SparkSession, settings: Settings, use_case: UseCase, scored
     known = scored.column(use_case.entity).is_valid().to_numpy()
     score, rounding = np.full(len(versions), np.nan), np.zeros(len(versions))
     for version in np.unique(versions):
-        model = models.load(registry.local_copy(settings, use_case, str(version)))
+        model = models.load(trust.verified(settings, use_case, str(version)).folder)
         registry.features_read(use_case, str(version), model)
         his = (versions == version) & known
         rows, asked = _beside(session, use_case, scored.filter(pa.array(his)), anew.filter(pa.array(his)), model)

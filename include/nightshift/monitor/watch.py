@@ -11,7 +11,7 @@ from include.nightshift import nights as nights_module
 from include.nightshift.lakehouse import records, tables
 from include.nightshift.lakehouse.session import where
 from include.nightshift.monitor import drift, requests, trigger
-from include.nightshift.promote import history, registry
+from include.nightshift.promote import history, registry, trust
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -39,7 +39,10 @@ def measure_drift(session: SparkSession, settings: Settings, use_case: UseCase, 
     for night in sorted(set(days.tolist())):
         tonight = {name: values[days == night] for name, values in columns.items()}
         version = str(tonight.pop("model_version")[0])
-        reference = json.loads((registry.local_copy(settings, use_case, version) / "reference.json").read_text())
+        champion = version.removesuffix(f"-{trust.BASELINE}")
+        reference = json.loads((registry.local_copy(settings, use_case, champion) / "reference.json").read_text())
+        if champion != version:  # its scores are others than those of the champion that it was judged beside
+            reference |= json.loads((trust.verified(settings, use_case, version).folder / "reference.json").read_text())
         every = drift.judge(reference, tonight, use_case.drift.psi_threshold)
         judged = [verdict for verdict in every if verdict.column not in calendar]
         figures += [

@@ -1,23 +1,28 @@
 """Scores: the champion whose nights contain the night scores its features where they lie, with three reasons
-for every row that comes near the list."""
+for every row that comes near the list. Where it cannot be trusted, who stands in is said and told."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
+from include.nightshift import notify
+from include.nightshift.errors import RegistryError
 from include.nightshift.lakehouse import barrier, log, stale, tables, writes
 from include.nightshift.lakehouse.session import where
-from include.nightshift.promote import history, registry
+from include.nightshift.promote import history, registry, trust
 from include.nightshift.train import models
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
+    from include.nightshift.promote.trust import Reigning
     from include.nightshift.settings import Settings
     from include.nightshift.train.models import Context
     from include.nightshift.usecase import UseCase
@@ -32,31 +37,44 @@ Carried = tuple[bytes, Mapping[str, Any]]
 """A model on its way to the workers: the bytes of its file, and what `features.json` says."""
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Scored:
-    """The scores of some nights: rows by night, the model that gave them by night, and the table's version."""
+    """The scores of some nights: rows by night, the model that gave them by night with its mark, and the table's version."""
 
     rows: dict[date, int]
-    models: dict[date, str]
+    reigning: dict[date, Reigning]
     version: int
     seconds: float
+
+    @property
+    def models(self) -> dict[date, str]:
+        """The model versions by night."""
+        return {night: model.version for night, model in self.reigning.items()}
 
 
 def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> Scored:
     """Replace the nights' champion scores. Nights over which nobody reigns are left out (see `Scored.models`).
 
+    MLflow's alias is held against the history first. Where a champion is not what was promoted, another model scores, which
+    `Scored.reigning` and a notice say.
+
     Raises:
         ContractError: the scores lack rows that the features have; nothing is published then.
-        RegistryError: the champion's model cannot be had, or is not what was promoted.
-        WriteConflictError: other writers won every attempt.
+        RegistryError: a champion is not what was promoted, and nothing that was verified can stand in.
+        WriteConflictError: others won every attempt.
     """
     started = time.monotonic()
     table, features = tables.scores(use_case), tables.features(use_case)
-    reigning = history.champions(settings, use_case, nights)
+    mended = history.reconcile(settings, use_case)
+    reigning = trust.reigning_over(settings, use_case, nights)
+    _tell(settings, use_case, mended, reigning)
     features_version = log.version(settings, features)
-    for version in sorted(set(reigning.values())):
-        reigned = [night for night in nights if reigning.get(night) == version]
-        scored = scored_by(session, settings, use_case, version, reigned, features_version)
+    for model in dict.fromkeys(reigning.values()):
+        reigned = [night for night in nights if reigning.get(night) == model]
+        scored = scored_by(session, use_case, model, reigned, features_version)
         with barrier.passing(settings):
             expected = sum(log.rows_by_night(settings, features, {"day": reigned}).values())
             writes.replace(session, settings, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=expected)
@@ -65,29 +83,48 @@ def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     return Scored({night: written.get(night, 0) for night in reigning}, reigning, log.version(settings, table), time.monotonic() - started)
 
 
-def scored_by(
-    session: SparkSession, settings: Settings, use_case: UseCase, version: str, nights: Sequence[date], features_version: int
-) -> DataFrame:
+def _tell(settings: Settings, use_case: UseCase, mended: Sequence[str], reigning: Mapping[date, Reigning]) -> None:
+    """What had to be mended, and whose lists bear a mark and why, to the log and to who is named."""
+    marked = {night: model for night, model in reigning.items() if model.mark}
+    for model in dict.fromkeys(marked.values()):
+        whose = sorted(night for night, marked_by in marked.items() if marked_by == model)
+        span = f"night {whose[0]}" if len(whose) == 1 else f"{len(whose)} nights from {whose[0]} to {whose[-1]}"
+        logger.error("%s is scored by %s (%s): %s", span, model.version, model.mark, "; ".join(model.reasons))
+        notify.warn(
+            settings, f"{use_case.name}: {span} marked {model.mark}", model.reasons, where="its reasons are on the list", failure=True
+        )
+    for trouble in mended:
+        logger.warning("%s", trouble)
+    notify.warn(settings, f"{use_case.name}: alias and history disagreed", mended, where="they are logged by the task `scores`")
+
+
+def scored_by(session: SparkSession, use_case: UseCase, model: Reigning, nights: Sequence[date], features_version: int) -> DataFrame:
     """The rows of nights with score and reasons of one model version, in the columns of the scores table.
 
     The features are read at `features_version`. The model travels to Spark's workers inside the functions, so that they need no way to
     the registry.
+
+    Raises:
+        RegistryError: its bytes changed since they were verified, or it reads a feature that is no longer built.
     """
     from pyspark.sql import functions as F
 
-    folder = registry.local_copy(settings, use_case, version)
-    model = models.load(folder)
-    registry.features_read(use_case, version, model)
-    carried = models.file(folder).read_bytes(), models.described(folder)
+    carried = models.file(model.folder).read_bytes(), models.described(model.folder)
+    if (seen := hashlib.sha256(carried[0]).hexdigest()) != model.model_sha256:
+        raise RegistryError(
+            f"{model.folder} changed as it was read: its hash is {seen}, verified was {model.model_sha256}. Run the task again"
+        )
+    read = models.loads(*carried)
+    registry.features_read(use_case, model.version, read)
     features = _features(session, use_case, features_version)
-    if model.context is None:
-        judged = _judged(features, use_case, carried, nights, model.features)
+    if read.context is None:
+        judged = _judged(features, use_case, carried, nights, read.features)
     else:
-        judged = _judged_in_context(features, use_case, carried, nights, model.features, model.context)
+        judged = _judged_in_context(features, use_case, carried, nights, read.features, read.context)
     return judged.select(
         "*",
         F.lit("champion").alias("role"),
-        F.lit(version).alias("model_version"),
+        F.lit(model.version).alias("model_version"),
         F.lit(features_version).alias("features_version"),
         F.current_timestamp().alias("scored_at"),
     )

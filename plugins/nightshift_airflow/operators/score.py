@@ -34,7 +34,12 @@ class ScoreOperator(NightOperator):
         seconds = scored.seconds / len(nights)
         ledger.record(settings, use_case, [ledger.Entry(night, "scores", rows, rows, 0, seconds) for night, rows in scored.rows.items()])
         models = {night.isoformat(): version for night, version in scored.models.items()}
-        return {"rows": by_night(scored.rows), "models": models, "version": scored.version, "seconds": scored.seconds}
+        marks = {
+            night.isoformat(): {"mark": model.mark, "reasons": list(model.reasons)}
+            for night, model in scored.reigning.items()
+            if model.mark
+        }
+        return {"rows": by_night(scored.rows), "models": models, "marks": marks, "version": scored.version, "seconds": scored.seconds}
 
 
 class ParityOperator(NightOperator):

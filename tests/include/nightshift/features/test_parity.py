@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from bench.courts import Court
 from include.nightshift import nights as nights_module
 from include.nightshift.features import build, parity
-from include.nightshift.lakehouse import log, records, tables, writes
+from include.nightshift.lakehouse import log, tables, writes
 from include.nightshift.lakehouse.session import rows
+from include.nightshift.promote import registry
 from include.nightshift.score import scores
 from include.nightshift.settings import Settings
 from include.nightshift.usecase import UseCase
@@ -68,11 +70,13 @@ def lake(installation: Settings, use_case: UseCase) -> Iterator[SparkSession]:
     folder.mkdir(parents=True)
     xgb.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, data, 8).save_model(folder / "model.ubj")
     (folder / "features.json").write_text(json.dumps({"features": use_case.feature_names}))
-    reign = {"use_case": use_case.name, "model_version": VERSION, "from_night": SCORED[0], "until_night": SCORED[1], "report_digest": "d91"}
-    records.replace(installation, tables.CHAMPION_HISTORY, [reign], {"report_digest": ["d91"]})
-    scores.score(session, installation, use_case, SCORED)
+    court = Court(installation.home)
+    court.enthroned(VERSION, SCORED[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "client", lambda settings: court.alias)
+        scores.score(session, installation, use_case, SCORED)
     yield session
-    records.replace(installation, tables.CHAMPION_HISTORY, [], {"report_digest": ["d91"]})
+    court.dissolved()
 
 
 def tampered(session: SparkSession, settings: Settings, use_case: UseCase, table: tables.Table, change: str) -> list[parity.Parity]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,8 +14,12 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from include.nightshift.lakehouse import log, records, tables, writes
+from bench.courts import Court
+from include.nightshift import notify
+from include.nightshift.lakehouse import log, tables, writes
 from include.nightshift.lakehouse.session import literal, rows
+from include.nightshift.promote import registry
+from include.nightshift.promote.trust import Reigning
 from include.nightshift.score import alerts, scores
 from include.nightshift.settings import Settings
 from include.nightshift.train import models, sequence, trees
@@ -24,7 +29,7 @@ from include.nightshift.usecase import UseCase
 
 NIGHT = date(2012, 6, 1)
 NEXT = NIGHT + timedelta(days=1)
-LATER = NIGHT + timedelta(days=40)
+EARLIER = NIGHT - timedelta(days=40)
 ROWS = 60
 
 
@@ -49,7 +54,7 @@ def features(use_case: UseCase, night: date) -> list[dict[str, Any]]:
     dice = np.random.default_rng(night.toordinal())
     values = dice.random((ROWS, len(use_case.feature_names)))
     values[1::2] = values[0::2]
-    first = (night - NIGHT).days * 1000 + 1
+    first = (night - EARLIER).days * 1000 + 1
     at = datetime.combine(night, datetime.min.time(), UTC)
     return [
         {"day": night, "transaction_id": first + n, "customer_id": 500 + n % 30, "terminal_id": 1, "tx_datetime": at, "known_at": at}
@@ -58,31 +63,23 @@ def features(use_case: UseCase, night: date) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def reigns() -> list[dict[str, Any]]:
-    """Version 71 reigns over the first night only, 72 from the next for a month; then nobody."""
-    last = NIGHT + timedelta(days=30)
-    spans = (("71", NIGHT, NIGHT), ("72", NEXT, last))
-    return [
-        {"use_case": "card_fraud", "model_version": v, "from_night": first, "until_night": until, "report_digest": f"d{v}"}
-        for v, first, until in spans
-    ]
-
-
 @pytest.fixture
-def lake(session: SparkSession, installation: Settings, use_case: UseCase, reigns: list[dict[str, Any]]) -> Iterator[dict[str, Path]]:
-    """Features of three nights, two models and who reigns when; equal content, so that only the first test writes."""
+def lake(session: SparkSession, installation: Settings, use_case: UseCase, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Path]]:
+    """Features of three nights, and two models: 71 reigns over the second night, 72 from the third on, nobody over the first. Equal
+    content, so that only the first test writes."""
+    court = Court(installation.home)
+    monkeypatch.setattr(registry, "client", lambda settings: court.alias)
     models = {}
-    for seed, version in enumerate(("71", "72")):
+    for seed, (version, night) in enumerate((("71", NIGHT), ("72", NEXT))):
         path = installation.home / "models" / use_case.name / version / "model.ubj"
         models[version] = path if path.exists() else model(installation, use_case, version, seed + 3)
-    records.replace(installation, tables.CHAMPION_HISTORY, reigns, {"report_digest": ["d71", "d72"]})
-    made = [row for night in (NIGHT, NEXT, LATER) for row in features(use_case, night)]
+        court.enthroned(version, night)
+    made = [row for night in (NIGHT, NEXT, EARLIER) for row in features(use_case, night)]
     table = tables.features(use_case)
     frame = writes.in_memory(session, table.arrow(made))
-    writes.replace(session, installation, table, frame, {"day": [NIGHT, NEXT, LATER]}, rows_expected=len(made))
+    writes.replace(session, installation, table, frame, {"day": [NIGHT, NEXT, EARLIER]}, rows_expected=len(made))
     yield models
-    records.replace(installation, tables.CHAMPION_HISTORY, [], {"report_digest": ["d71", "d72"]})
+    court.dissolved()
 
 
 def held(session: SparkSession, table: tables.Table, night: date, order: str) -> list[dict[str, Any]]:
@@ -93,10 +90,10 @@ def held(session: SparkSession, table: tables.Table, night: date, order: str) ->
 def test_scores_are_the_models_own_with_reasons_and_each_nights_own_champion(
     session: SparkSession, installation: Settings, use_case: UseCase, lake: dict[str, Path]
 ) -> None:
-    done = scores.score(session, installation, use_case, [NIGHT, NEXT, LATER])
+    done = scores.score(session, installation, use_case, [NIGHT, NEXT, EARLIER])
     assert done.models == {NIGHT: "71", NEXT: "72"}
     assert done.rows == {NIGHT: ROWS, NEXT: ROWS}
-    assert held(session, tables.scores(use_case), LATER, "day") == []
+    assert held(session, tables.scores(use_case), EARLIER, "day") == []
     for night, version in done.models.items():
         read = features(use_case, night)
         matrix = np.array([[row[name] for name in use_case.feature_names] for row in read])
@@ -132,6 +129,31 @@ def sequence_model(settings: Settings, use_case: UseCase, version: str) -> model
 
 
 @pytest.mark.lakehouse
+def test_a_champion_whose_bytes_changed_does_not_score_and_who_stands_in_is_marked_and_told_until_they_are_back(
+    session: SparkSession, installation: Settings, use_case: UseCase, lake: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(notify, "warn", lambda settings, title, lines, **named: told.extend((title, line) for line in lines))
+    scores.score(session, installation, use_case, [NIGHT, NEXT])
+    told.clear()
+    for copy in installation.home.glob(f"champions/{use_case.name}/*"):
+        if (copy / "model.ubj").read_bytes() == lake["72"].read_bytes():
+            shutil.rmtree(copy)
+    sound = lake["72"].read_bytes()
+    lake["72"].write_bytes(b"forged")
+    try:
+        done = scores.score(session, installation, use_case, [NIGHT, NEXT])
+    finally:
+        lake["72"].write_bytes(sound)
+    assert [(model.version, model.mark) for model in done.reigning.values()] == [("71", None), ("71", "fallback")]
+    assert {row["model_version"] for row in held(session, tables.scores(use_case), NEXT, "day")} == {"71"}
+    assert {title for title, _ in told} == {f"card_fraud: night {NEXT} marked fallback"}
+    assert "the model server does not answer" in told[0][1]
+    again = scores.score(session, installation, use_case, [NEXT])
+    assert [(model.version, model.mark) for model in again.reigning.values()] == [("72", None)]
+
+
+@pytest.mark.lakehouse
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_a_model_that_looks_back_scores_a_night_with_the_nights_before_it_wherever_the_rows_lie(
     session: SparkSession,
@@ -141,14 +163,16 @@ def test_a_model_that_looks_back_scores_a_night_with_the_nights_before_it_wherev
     partitions: int,
 ) -> None:
     model = sequence_model(installation, use_case, "73")
+    folder = installation.home / "models" / use_case.name / "73"
+    reigning = Reigning("73", folder, None, (), models.sha256(folder))
     before = session.conf.get("spark.sql.shuffle.partitions")
     session.conf.set("spark.sql.shuffle.partitions", str(partitions))
     try:
-        scored = scores.scored_by(session, installation, use_case, "73", [NEXT], log.version(installation, tables.features(use_case)))
+        scored = scores.scored_by(session, use_case, reigning, [NEXT], log.version(installation, tables.features(use_case)))
         written = scored.orderBy("transaction_id").toArrow().to_pylist()
     finally:
         session.conf.set("spark.sql.shuffle.partitions", before)
-    # Two nights in one go, of which the second is asked for; the third is more than a month later.
+    # Two nights in one go, of which the second is asked for; the third is more than a month before.
     table = tables.features(use_case).arrow([row for night in (NIGHT, NEXT) for row in features(use_case, night)])
     asked = np.array([day == NEXT for day in table.column("day").to_pylist()])
     wanted = model.score(table, asked)
