@@ -59,6 +59,11 @@ def accept() -> Param:
     return Param("", type="string", pattern=r"^([a-z][a-z0-9_]*(,[a-z][a-z0-9_]*)*)?$", description=words)
 
 
+def reason() -> Param:
+    """The parameter in which a person says why: something, in words."""
+    return Param(type="string", pattern=r"\S", description="Why, in words that last: it is kept.")
+
+
 def weekly() -> CronTriggerTimetable | None:
     """Sundays at half past four UTC, when the night's runs are long over; with NIGHTSHIFT_CLOCK=off only when somebody asks."""
     return CronTriggerTimetable("30 4 * * 0", timezone="UTC") if settings.load().clock else None

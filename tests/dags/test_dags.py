@@ -106,7 +106,7 @@ def bag(airflow_environment: dict[str, str]) -> dict[str, Any]:
 
 
 def test_each_file_makes_one_dag_per_use_case_named_by_its_stem(bag: dict[str, Any]) -> None:
-    stems = ("backfill", "erase", "features", "ingest", "maintain", "monitor", "release", "score", "train")
+    stems = ("backfill", "erase", "features", "ingest", "maintain", "monitor", "reign", "release", "rollback", "score", "train")
     assert sorted(bag) == [f"card_fraud_{stem}" for stem in stems]
     assert {name: Path(dag["file"]).stem for name, dag in bag.items()} == {name: name.removeprefix("card_fraud_") for name in bag}
 
@@ -173,6 +173,13 @@ def test_erase_takes_a_token_and_nothing_else_and_outwaits_what_a_killed_run_lef
     assert (erase["timetable"], erase["max_active_runs"], list(erase["params"])) == ("NullTimetable", 1, ["token"])
     [task] = erase["tasks"].values()
     assert (task["type"], task["retries"]) == ("EraseOperator", 8)
+
+
+def test_what_a_person_does_to_champions_asks_why_and_is_done_by_nobody_else_meanwhile(bag: dict[str, Any]) -> None:
+    for name, operator, params in (("rollback", "RollbackOperator", {"version", "why"}), ("reign", "ReignOperator", {"act", "why"})):
+        dag = bag[f"card_fraud_{name}"]
+        assert (dag["timetable"], dag["max_active_runs"], set(dag["params"])) == ("NullTimetable", 1, params)
+        assert {task: seen["type"] for task, seen in dag["tasks"].items()} == {name: operator}
 
 
 def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(airflow_environment: dict[str, str]) -> None:
