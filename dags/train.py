@@ -10,13 +10,17 @@ version, `ops.leak_scans`, `ops.training_attempts`, `ops.gate_reports`, `ops.app
 **Waits** at `train_…` for machines and at `approve` for a human (Required Actions); no worker slot is held. **When it fails.**
 *train_…*: the program's own fault, its last lines are in the message, or *SpotTermsError*: time or money is spent, trigger again
 with more; a machine taken away is no failure. *choose*, where a use case has several candidates, leaves out one that failed, and
-fails only without any. *gate* skipped: refused, with the reasons in the log, in MLflow and in `ops.gate_reports`.
-*NotMaturedError*: too early; wait, or bring older nights by `backfill`. A request that was not asked by hand stays open, and a later
-night's watch tells of it again.
+fails only without any. *gate* skipped: refused, with the reasons in the log, in MLflow and in `ops.gate_reports`. *promote*: the
+yes was of whoever started the run, let rows out of quarantine that it learnt from, wrote of the recipe, or is no approver; clear
+*approve* and let somebody else answer. *NotMaturedError*: too early; wait, or bring older nights by `backfill`. A request that was
+not asked by hand stays open, and a later night's watch tells of it again.
 **Rerun?** Safe: the same inputs are the same run, which resumes from its checkpoints; promoting twice changes nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule
@@ -41,6 +45,10 @@ Asked to **{{ report['question'] }}**: version **{{ report['model_version'] }}**
 
 {% for reason in report['reasons'] + choice['reasons'] %}- {{ reason }}
 {% endfor %}
+{% set hands = [dag_run.triggering_user_name, report['released_by'] | join(', '), (report['authors'] or []) | join(', ')] -%}
+Who has a hand in it does not answer: {{ hands | select | join(', ') or 'nobody has' }}
+{%- if report['authors'] is none %}; who wrote of the recipe is not known here{% endif %}.
+
 [Report]({{ report['page'] }}) `{{ report['digest'] }}`
 """
 
@@ -58,7 +66,7 @@ def params(local_preemptions: int) -> dict[str, Param]:
     }
 
 
-def train(use_case: UseCase, local_preemptions: int) -> None:
+def train(use_case: UseCase, local_preemptions: int, approvers: Sequence[str]) -> None:
     arguments = night_dag(use_case, "train", __doc__) | {"max_active_runs": 1}
     # The watch runs in a night's partition, so its event bears the night as key, and a plain asset schedule is deaf to those.
     on_request = PartitionedAssetTimetable(assets=assets.retrain_requests(use_case))
@@ -89,17 +97,38 @@ def train(use_case: UseCase, local_preemptions: int) -> None:
             claim >> pin >> spot >> choose
             spot >> SweepOperator(task_id=f"sweep_{recipe}", run_folder=folder).as_teardown()
         gate = GateOperator(task_id="gate", choose_task_id="choose", **on_night)
-        # Three retries, because Airflow 3.3.2 may fail an answer that comes within a second of the question.
-        approve = HITLOperator(task_id="approve", subject=SUBJECT, body=BODY, options=[APPROVE, REJECT], retries=3, execution_timeout=None)
-        promote = PromoteOperator(task_id="promote", gate_task_id="gate", approve_task_id="approve", **on_night)
+        asks = use_case.gate.approval == "human"
+        promote = PromoteOperator(task_id="promote", gate_task_id="gate", approve_task_id="approve" if asks else None, **on_night)
         pins = [f"pin_{recipe}" for recipe in trained]
         close = CloseOperator(
             task_id="close", claim_task_id="claim", pin_task_ids=pins, gate_task_id="gate", promote_task_id="promote", **on_night
         )
         claim >> scan
-        [choose, scan] >> gate >> approve >> promote >> close.as_teardown(setups=claim)
+        [choose, scan] >> gate
+        if asks:
+            gate >> approve(use_case, approvers) >> promote
+        else:
+            gate >> promote
+        promote >> close.as_teardown(setups=claim)
+
+
+def approve(use_case: UseCase, approvers: Sequence[str]) -> HITLOperator:
+    """The human's task. Nobody in time is a no; a yes of somebody who has a hand in it does not count (`promote.approval`)."""
+    return HITLOperator(
+        task_id="approve",
+        subject=SUBJECT,
+        body=BODY,
+        options=[APPROVE, REJECT],
+        defaults=[REJECT],
+        params={"comment": Param("", type="string", description="Kept beside the answer.")},
+        assigned_users=[{"id": name, "name": name} for name in approvers],
+        response_timeout=timedelta(hours=use_case.gate.approval_hours),
+        # Because Airflow 3.3.2 may fail an answer that comes within a second of the question.
+        retries=3,
+        execution_timeout=None,
+    )
 
 
 installed = settings.load()
 for registered in usecase.registered(installed):
-    train(registered, installed.local_preemptions)
+    train(registered, installed.local_preemptions, installed.approvers)

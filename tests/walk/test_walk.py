@@ -67,7 +67,7 @@ def test_backfilled_nights_are_listed_and_watched_and_ask_for_nothing(walk):
     assert max(week["value"] for week in weeks) < promised / 2, "the world that it was trained on is gone"
     [asked] = walk.rows("select cause, state, question, evidence from ops.retrain_requests")
     assert (asked["cause"], asked["state"]) == ("asked", "done"), "the first training, by hand, and nothing else"
-    assert json.loads(asked["evidence"])["by"] == "operator"
+    assert json.loads(asked["evidence"])["by"] == "admin"
     assert len(walk.trainings()) == 1
 
 

@@ -363,7 +363,7 @@ APPROVALS = Table(
     columns=(
         TableColumn("report_digest", "string", "The report that was answered."),
         _USE_CASE,
-        TableColumn("answer", "string", "Approve or Reject."),
+        TableColumn("answer", "string", "Approve, Reject, or Void: a yes that did not count, with the reasons as its comment."),
         TableColumn("by", "string", "Who answered."),
         TableColumn("at", "timestamp", "When."),
         # From here on as they came to tables of an earlier version.
@@ -400,12 +400,12 @@ CHAMPION_HISTORY = Table(
 ACTS = Table(
     schema="ops",
     name="acts",
-    comment="What a person did to champions and lists. One row per act.",
+    comment="What a person did to champions, lists and quarantine. One row per act.",
     partition=(),
     columns=(
         TableColumn("act_id", "string", "Names the act; asked for twice, it is one."),
         _USE_CASE,
-        TableColumn("act", "string", "freeze, unfreeze, rollback, baseline, champion, publish_anyway or refer."),
+        TableColumn("act", "string", "freeze, unfreeze, rollback, baseline, champion, publish_anyway, release or refer."),
         TableColumn("night", "date", "The night it is about, or from which on it holds."),
         TableColumn("by", "string", "Who did it."),
         TableColumn("at", "timestamp", "When."),

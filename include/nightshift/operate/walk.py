@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import UseCase
 
 NIGHTLY = ("ingest", "features", "score", "monitor")
+STARTERS = ("admin", "operator")
+"""Users that may start a training."""
 DAGS = (*NIGHTLY, "train", "backfill", "release", "maintain")
 
 
@@ -35,6 +37,8 @@ class Walk:
     def __init__(self, settings: Settings, use_case: UseCase) -> None:
         self.use_case = use_case
         self.airflow = Airflow(settings, settings.approver)
+        # Whoever starts a training does not approve its model.
+        self.starter = Airflow(settings, next(user for user in STARTERS if user != settings.approver))
         self.airflow.wait_for_dags([self.dag(stem) for stem in DAGS])
 
     def dag(self, stem: str) -> str:
@@ -52,7 +56,7 @@ class Walk:
 
     def train(self, as_of: date, **conf: int) -> str:
         """Start a training; returns its run id."""
-        return self.airflow.trigger(self.dag("train"), conf={"as_of": as_of.isoformat()} | conf)
+        return self.starter.trigger(self.dag("train"), conf={"as_of": as_of.isoformat()} | conf)
 
     def trainings(self) -> set[str]:
         """The run ids of all trainings so far."""

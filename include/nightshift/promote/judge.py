@@ -16,12 +16,13 @@ from include.nightshift import durable, nights
 from include.nightshift.errors import NotMaturedError
 from include.nightshift.features.leaks import record as leaks
 from include.nightshift.lakehouse import chain, records, tables
-from include.nightshift.promote import curves, evidence, gates, history, page, registry
+from include.nightshift.promote import acts, approval, curves, evidence, gates, history, page, registry
 from include.nightshift.promote import report as reports
 from include.nightshift.promote.curves import Curves
 from include.nightshift.promote.evidence import Evidence, HeldOut, Provenance
 from include.nightshift.promote.verdict import Verdict
 from include.nightshift.score import baseline
+from include.nightshift.settings import ROOT
 from include.nightshift.train import models, probe
 from include.nightshift.train.run import MODEL_FOLDER, TRAIN_ROWS, TrainingRun
 from include.nightshift.train.run import judged as held_rows
@@ -49,6 +50,10 @@ class Judged:
     digest: str
     model_version: str
     champion_version: str | None
+    authors: frozenset[str] | None
+    """Who wrote of the use case since the champion's code; None where nobody can tell."""
+    released_by: frozenset[str]
+    """Who let rows out of quarantine that the model was trained on."""
 
 
 def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun, *, model_version: str, model_sha256: str) -> Judged:
@@ -76,6 +81,7 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
         drawn = _drawn(found, candidate, met)
     except Exception as error:  # noqa: BLE001 - fail closed: what cannot be judged is rejected, and the report says why
         report = gates.Report((Verdict("judge", False, (f"could not be judged ({type(error).__name__}: {error})",)),))
+    authors, released_by = _authors(settings, use_case, run, met), _released_by(settings, use_case, run)
     champion_version, champion_sha256 = (met[0].model_version, met[0].model_sha256) if met else (None, None)
     bound = {
         "use_case": use_case.name,
@@ -93,6 +99,8 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
         "versions": dict(run.versions),
         "data_digest": run.data_digest,
         "code": run.git_commit,
+        "authors": None if authors is None else sorted(authors),
+        "released_by": sorted(released_by),
         "judged_before": found.judged_before if found else None,
         "level": found.level if found else None,
         "policy": use_case.gate,
@@ -115,7 +123,22 @@ def judge(settings: Settings, use_case: UseCase, folder: Path, run: TrainingRun,
     }
     chain.append(settings, tables.GATE_REPORTS, record, unless={"report_digest": digest})
     _publish(settings, use_case, model_version, digest, report, text, page.render(use_case, text, drawn))
-    return Judged(report, digest, model_version, champion_version)
+    return Judged(report, digest, model_version, champion_version, authors, released_by)
+
+
+def _authors(settings: Settings, use_case: UseCase, run: TrainingRun, met: list[gates.Scored]) -> frozenset[str] | None:
+    """Who wrote of the use case since the code that the champion's report names, or ever where there is no champion."""
+    reports_ = records.read(settings, tables.GATE_REPORTS, use_case=use_case.name, model_sha256=met[0].model_sha256) if met else []
+    return approval.authors(ROOT, use_case, max((report["code"] for report in reports_ if report["passed"]), default=None), run.git_commit)
+
+
+def _released_by(settings: Settings, use_case: UseCase, run: TrainingRun) -> frozenset[str]:
+    """Who let rows of the training nights, or of the held-out ones, out of quarantine."""
+    last = run.holdout_last or run.train_last
+    released = [
+        (act["by"], json.loads(act["detail"])) for act in records.read(settings, tables.ACTS, use_case=use_case.name, act=acts.RELEASE)
+    ]
+    return frozenset(by for by, of in released if of["first_night"] <= str(last) and of["last_night"] >= str(run.train_first))
 
 
 def held_out(use_case: UseCase, folder: Path, run: TrainingRun) -> tuple[HeldOut, pa.Table]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
 
-APPROVE, REJECT = "Approve", "Reject"
+APPROVE, REJECT, VOID = "Approve", "Reject", "Void"
+"""What an answer is; void is the yes of somebody whose word does not count."""
 BOUND = ("use_case", "model_version", "model_sha256", "champion_version", "champion_sha256", "baseline_sha256")
 """Columns of a report that its document vouches for."""
 

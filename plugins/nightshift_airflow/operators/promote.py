@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from include.nightshift.promote.proof import APPROVE
+from include.nightshift.promote.proof import APPROVE, REJECT, VOID
 from nightshift_airflow.links import ReportLink, report_page
 from nightshift_airflow.operators.night import NightOperator
 from nightshift_airflow.operators.train import WAITS
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from include.nightshift.promote.choose import Candidate
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
+
+
+POLICY = "the policy"
+"""Who approves where `GatePolicy.approval` is waived."""
+_COMMENT = 2000
+"""Characters of a comment that are kept."""
 
 
 class ChooseOperator(NightOperator):
@@ -84,6 +90,8 @@ class GateOperator(NightOperator):
             "page": report_page(self.dag_id, judged.digest),
             "model_version": judged.model_version,
             "champion_version": judged.champion_version,
+            "authors": None if judged.authors is None else sorted(judged.authors),
+            "released_by": sorted(judged.released_by),
             "figures": judged.report.figures,
             "reasons": list(judged.report.reasons),
         }
@@ -95,13 +103,15 @@ class GateOperator(NightOperator):
 
 
 class PromoteOperator(NightOperator):
-    """Records the human's answer and, if it approves the very report that the gate wrote, sets the model to reign.
+    """Records the answer and, if it approves the very report that the gate wrote, sets the model to reign.
+
+    A yes of somebody who has a hand in the candidate, or is no approver, is recorded as void, and promotes nothing.
 
     :param gate_task_id: the gate.
-    :param approve_task_id: the human's task.
+    :param approve_task_id: the human's task; None where the policy waives the human.
     """
 
-    def __init__(self, *, gate_task_id: str, approve_task_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, gate_task_id: str, approve_task_id: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gate_task_id = gate_task_id
         self.approve_task_id = approve_task_id
@@ -111,16 +121,45 @@ class PromoteOperator(NightOperator):
         from include.nightshift.promote import history
 
         judged = context["ti"].xcom_pull(task_ids=self.gate_task_id)
-        answer = context["ti"].xcom_pull(task_ids=self.approve_task_id)
-        chosen, by = answer["chosen_options"][0], (answer.get("responded_by_user") or {}).get("name") or "nobody (timed out)"
-        said = {"report_digest": judged["digest"], "use_case": use_case.name, "answer": chosen, "by": by}
-        said |= {"at": _moment(answer.get("responded_at")), "model_version": judged["model_version"], "channel": "human"}
-        chain.append(settings, tables.APPROVALS, said, said)
-        if chosen != APPROVE:
-            raise AirflowSkipException(f"{by} rejected version {judged['model_version']}")
+        answer = self._answer(context, settings, use_case, judged)
+        chain.append(settings, tables.APPROVALS, answer, answer)
+        by, version = answer["by"], judged["model_version"]
+        if answer["answer"] == REJECT:
+            raise AirflowSkipException(f"{by} rejected version {version}")
+        if answer["answer"] == VOID:
+            raise AirflowFailException(
+                f"{by} approved version {version}, and that does not count: {answer['comment']}. Clear the task approve, and let "
+                "somebody else answer"
+            )
         reign = history.crown(settings, use_case, judged["digest"], why="; ".join(judged["reasons"]))
         self.log.info("version %s reigns from night %s on", reign["model_version"], reign["from_night"])
         return {"model_version": reign["model_version"], "from_night": reign["from_night"].isoformat()}
+
+    def _answer(self, context: Context, settings: Settings, use_case: UseCase, judged: dict[str, Any]) -> dict[str, Any]:
+        """The row of `ops.approvals`."""
+        from include.nightshift.promote.approval import Involved, objections
+
+        started = context["dag_run"].triggering_user_name
+        said = {
+            "report_digest": judged["digest"],
+            "use_case": use_case.name,
+            "model_version": judged["model_version"],
+            "triggered_by": started,
+        }
+        if self.approve_task_id is None:
+            return said | {"answer": APPROVE, "by": POLICY, "at": context["dag_run"].start_date, "channel": "policy"}
+        told = context["ti"].xcom_pull(task_ids=self.approve_task_id)
+        chosen, by, at = told["chosen_options"][0], (told.get("responded_by_user") or {}).get("name"), _moment(told.get("responded_at"))
+        authors = None if judged["authors"] is None else frozenset(judged["authors"])
+        against = objections(
+            by, settings.approvers, Involved(triggered_by=started, released_by=frozenset(judged["released_by"]), authors=authors)
+        )
+        comment = str((told.get("params_input") or {}).get("comment") or "")[:_COMMENT]
+        if chosen == APPROVE and against:
+            chosen, comment = VOID, "; ".join(against)
+        until = at + timedelta(hours=use_case.gate.approval_hours)
+        said |= {"answer": chosen, "by": by or "nobody (timed out)", "at": at, "channel": "human"}
+        return said | {"comment": comment or None, "expires_at": until}
 
 
 class CloseOperator(NightOperator):
