@@ -21,10 +21,9 @@ class Figure:
 
     @property
     def share(self) -> float:
-        """Of its target that it takes; above 1 is short. A target of 0 is kept or missed."""
-        if not self.target:
-            return math.inf if self.seen else 0.0
-        return self.target / self.seen if self.at_least else self.seen / self.target
+        """Of its target that it takes; above 1 is short. A target of 0 is kept or missed, and 0 is short of any that is to be reached."""
+        over, under = (self.target, self.seen) if self.at_least else (self.seen, self.target)
+        return over / under if under else (math.inf if over else 0.0)
 
     def __str__(self) -> str:
         sign = "at least " if self.at_least else ""
