@@ -42,7 +42,12 @@ TESTED: Mapping[str, tuple[str, ...]] = {
     "approval": ("approval",),
 }
 """Modules that decide, and the tests that must notice, both below `promote`."""
-KNOWN: Mapping[tuple[str, str], str] = {}
+KNOWN: Mapping[tuple[str, str], str] = {
+    (
+        "approval",
+        "git is None or not (root / '.git').exists(): to And",
+    ): "git itself fails where there is no checkout, with the same answer",
+}
 """Survivors by module and what was changed, with the reason why they are the original's equals."""
 SECONDS = 180
 """A mutant whose tests take longer has made something endless: it is noticed."""
