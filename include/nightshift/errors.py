@@ -92,5 +92,9 @@ class RegistryError(NightshiftError):
     """The model registry and the champion history do not say what the step needs."""
 
 
+class PublicationError(NightshiftError):
+    """A night's list is held, or may not be published as asked; what is out stays as it is."""
+
+
 class ErasureError(NightshiftError):
     """A person cannot be erased as asked, or something still tells of them; the request stays, and the same token goes on."""

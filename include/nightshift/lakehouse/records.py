@@ -73,7 +73,7 @@ def _write(
         # Written on top of the very version that was read: if another one came meanwhile, this fails and is tried again. For a slice
         # delta-rs sees by itself whether the other one touched it. For a whole table it looks at files that went, not at those that
         # came: beside the first record of an empty table it would put another first one. So there it may not commit a second time.
-        told = {"predicate": _predicate(slice_)} if slice_ else {"commit_properties": CommitProperties(max_commit_retries=0)}
+        told = {"predicate": log.predicate(slice_)} if slice_ else {"commit_properties": CommitProperties(max_commit_retries=0)}
         write_deltalake(opened, wanted, mode="overwrite", **told)
         return Written(str(table), wanted.num_rows, True, opened.version())
 
@@ -92,14 +92,6 @@ def _held(opened: DeltaTable, table: Table, slice_: Mapping[str, Collection[Any]
     if not all(slice_.values()):
         return []
     # Files are chosen by their partition before each is set up to be read: of a year of nights, that alone would take 0.3 s.
-    files = _predicate({name: values for name, values in slice_.items() if name in table.partition})
+    files = log.predicate({name: values for name, values in slice_.items() if name in table.partition})
     rows = filters_to_expression([(name, "in", values) for name, values in slice_.items()]) if slice_ else None
     return opened.to_pyarrow_dataset(file_pruning_predicate=files or None).to_table(filter=rows).to_pylist()
-
-
-def _predicate(slice_: Mapping[str, Collection[Any]]) -> str:
-    """`column in ('…') and …`: standard SQL, where only the quote is special, unlike Spark's."""
-    return " and ".join(
-        f"{name} in ({', '.join(chr(39) + str(value).replace(chr(39), chr(39) * 2) + chr(39) for value in values)})"
-        for name, values in slice_.items()
-    )

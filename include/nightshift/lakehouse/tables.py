@@ -242,7 +242,7 @@ def alerts(use_case: UseCase) -> Table:
             # Last, as they are in tables of an earlier version.
             TableColumn("revision", "int", "How often the night's list was published by then; null from before lists were numbered."),
             TableColumn("mark", "string", "stale, fallback, baseline, odd or anyway; null where nothing was wrong."),
-            TableColumn("marked_because", "string", "What was seen, in words; null without a mark."),
+            TableColumn("marked_because", "string", "Why it bears a mark, or was published again; null where nothing was wrong."),
         ),
     )
 
@@ -421,7 +421,7 @@ PUBLICATIONS = Table(
     columns=(
         _DAY,
         _USE_CASE,
-        TableColumn("revision", "int", "From 1: how often the night's list was published or held."),
+        TableColumn("revision", "int", "From 1: how often the night's list changed; 0 for a night that was skipped."),
         TableColumn("state", "string", "published, marked, held or skipped."),
         TableColumn("mark", "string", "stale, fallback, baseline, odd or anyway; null where nothing was wrong."),
         TableColumn("reasons", "string", "JSON: what the guards saw."),
@@ -430,11 +430,16 @@ PUBLICATIONS = Table(
         TableColumn("features_version", "bigint", "Version of the features table that was scored."),
         TableColumn("versions", "string", "JSON: versions of the silver and bronze tables that the features rest on."),
         TableColumn("code", "string", "The git commit that scored."),
-        TableColumn("features_digest", "string", "SHA-256 over the night's features, sorted, without clocks."),
-        TableColumn("scores_digest", "string", "SHA-256 over the night's scores, sorted, without clocks."),
-        TableColumn("alerts_digest", "string", "SHA-256 over the list, sorted, without clocks."),
+        TableColumn("features_digest", "string", "Digest of the night's features, without clocks, in whatever order."),
+        TableColumn("scores_digest", "string", "Digest of the night's scores, without clocks, in whatever order."),
+        TableColumn("alerts_digest", "string", "Digest of the list, without its revision and mark."),
         TableColumn("rows", "bigint", "Rows of the list."),
         TableColumn("published_at", "timestamp", "When it appeared, or was held.", clock=True),
+        TableColumn(
+            "triggered_by",
+            "string",
+            "Who started runs of it by hand, separated by commas, and so may not release it; null for the schedule.",
+        ),
     ),
 )
 NIGHTS = Table(

@@ -72,13 +72,18 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
         holdout_last=split.holdout_last,
         versions=versions,
         data_digest=manifest.digest,
-        git_commit=_git("rev-parse", "HEAD") or "unknown",
+        git_commit=commit(),
         mlflow_url=settings.mlflow_url,
         experiment=use_case.name,
         git_dirty=_dirty(),
         question=question,
     ).save(folder)
     return folder
+
+
+def commit() -> str:
+    """The commit of the code that runs; an image without git says so."""
+    return _git("rev-parse", "HEAD") or "unknown"
 
 
 def _dirty() -> bool | None:
