@@ -15,6 +15,7 @@ import argparse
 import ast
 import copy
 import importlib
+import importlib.abc
 import importlib.util
 import os
 import random
@@ -24,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +161,7 @@ def _run_tests(mutant: Mutant) -> None:
         os._exit(status)
 
 
-class _Instead:
+class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """An importer that knows one module: the mutant."""
 
     def __init__(self, name: str, source: str) -> None:
@@ -209,7 +211,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:  # n
         case ast.Compare(ops=ops):
             for place, relation in enumerate(ops):
                 if other := _RELATIONS.get(type(relation)):
-                    yield f"{type(relation).__name__} to {other.__name__}", lambda twin, at=place, to=other: twin.ops.__setitem__(at, to())
+                    yield f"{type(relation).__name__} to {other.__name__}", partial(_turn, place, other)
         case ast.BoolOp(op=op):
             logical = ast.Or if isinstance(op, ast.And) else ast.And
             yield f"to {logical.__name__}", lambda twin: setattr(twin, "op", logical())
@@ -225,6 +227,10 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:  # n
             yield f"to {not value}", lambda twin: setattr(twin, "value", not twin.value)
         case ast.Constant(value=int(value) | float(value)):
             yield f"to {value + 1}", lambda twin: setattr(twin, "value", twin.value + 1)
+
+
+def _turn(place: int, relation: type[ast.cmpop], twin: ast.Compare) -> None:
+    twin.ops[place] = relation()
 
 
 def _is_text(node: ast.BinOp) -> bool:
