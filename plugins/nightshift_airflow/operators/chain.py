@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ChainOperator(BaseOperator):
-    """Checks all chains, also against the heads of the run before, and leaves their heads for the audit log; fails where a row is wrong.
+    """Checks all chains, also against the heads of the runs before, and leaves their heads for the audit log; fails where a row is wrong.
 
     The heads of a chain that does not hold are not left: the last ones that did go on vouching.
     """
@@ -24,9 +24,11 @@ class ChainOperator(BaseOperator):
         from include.nightshift.lakehouse import chain
 
         installed, ti = settings.load(), context["ti"]
-        kept = ti.xcom_pull(task_ids=self.task_id, key=AUDIT, include_prior_dates=True)
+        # Without a map index, it is all that were ever left: one alone, or a list.
+        left = ti.xcom_pull(task_ids=self.task_id, key=AUDIT, include_prior_dates=True) or []
+        kept = [each[chain.EVENT] for each in (left if isinstance(left, list) else [left]) if each]
         heads = chain.heads(installed)
-        if found := chain.verify(installed, heads=[kept[chain.EVENT]] if kept else []):
+        if found := chain.verify(installed, heads=kept):
             told = [str(fault) for fault in found]
             where = "`make chain` says it again"
             notify.warn(installed, f"{len(found)} records are not as they were written", told, where=where, failure=True)

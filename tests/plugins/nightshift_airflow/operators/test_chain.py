@@ -49,9 +49,10 @@ def run(name, beside, lost):
         stored = SerializedDagModel.get_dag("night", session=session)
         stored.create_dagrun(run_id=name, run_after=datetime.now(UTC), run_type=DagRunType.MANUAL, state="running",
                              triggered_by=DagRunTriggeredByType.TEST, session=session)
-        # What the API server answers a task that pulls.
-        before = session.scalars(XComModel.get_many(key="audit", include_prior_dates=True, **where)).first()
-        kept, left, said = before and XComModel.deserialize_value(before), {}, ""
+        # What a task is answered that pulls: one alone as it is, several as a list.
+        found = session.scalars(XComModel.get_many(key="audit", include_prior_dates=True, **where))
+        before = [XComModel.deserialize_value(each) for each in found]
+        kept, left, said = before[0] if len(before) == 1 else before, {}, ""
     try:
         task.execute({"ti": SimpleNamespace(xcom_pull=lambda **asked: kept, xcom_push=lambda key, value: left.update({key: value}))})
     except Exception as error:
