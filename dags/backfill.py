@@ -7,7 +7,7 @@ among it, it came with its later night).
 **Reads and writes** what the nightly DAGs do, but publishes no partition keys (100 nights would start 100 runs of each DAG
 downstream) and files no retrain request. Nights over which nobody reigns are not scored.
 
-**When it fails**, nights are whole or untouched; clear the failed task.
+**When it fails**, nights are whole or untouched; clear the failed task. *alerts*: some nights' lists are held, the others are out.
 **Rerun?** Always safe: equal content commits nothing.
 """
 
@@ -20,7 +20,7 @@ from nightshift_airflow.operators.features import FeaturesOperator
 from nightshift_airflow.operators.ingest import ConsistencyOperator, IngestOperator, PullOperator
 from nightshift_airflow.operators.monitor import ReportOperator, WatchOperator
 from nightshift_airflow.operators.night import RANGE
-from nightshift_airflow.operators.score import AlertsOperator, ParityOperator, ScoreOperator
+from nightshift_airflow.operators.score import AlertsOperator, GuardOperator, ParityOperator, ScoreOperator
 
 from include.nightshift import settings, usecase
 from include.nightshift.usecase import UseCase
@@ -50,10 +50,12 @@ def backfill(use_case: UseCase) -> None:
         features = FeaturesOperator(task_id="features", **nights)
         scores = ScoreOperator(task_id="scores", **nights)
         parity = ParityOperator(task_id="parity", **nights)
-        alerts = AlertsOperator(task_id="alerts", scores_task_id="scores", **nights)
+        guard = GuardOperator(task_id="guard", **nights)
+        alerts = AlertsOperator(task_id="alerts", guard_task_id="guard", **nights)
         watch = WatchOperator(task_id="watch", **nights)
         report = ReportOperator(task_id="report", **nights)
-        feeds >> consistency >> features >> scores >> parity >> alerts >> watch >> report
+        feeds >> consistency >> features >> scores >> parity >> guard >> [alerts, watch]
+        watch >> report
         start >> [features, scores]
 
 

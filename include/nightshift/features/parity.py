@@ -8,11 +8,13 @@ run elsewhere. Whatever it was, a list must not be published on figures that sil
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from include.nightshift.errors import RegistryError
 from include.nightshift.features import project
 from include.nightshift.lakehouse import records, tables, writes
 from include.nightshift.lakehouse.session import where
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from include.nightshift.settings import Settings
     from include.nightshift.train.models import Model
     from include.nightshift.usecase import UseCase
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 500
 """Rows of a night that are computed anew."""
@@ -71,9 +75,10 @@ class Parity:
 def check(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> list[Parity]:
     """Compute a sample of the nights' scored rows anew and compare; writes `ops.parity`. Nights that nobody scored have no verdict.
 
+    A row whose model cannot be had, or is not what was promoted, has another score than it should.
+
     Raises:
         BuildError: dbt cannot compile the models.
-        RegistryError: a champion's model cannot be had.
     """
     scored = session.sql(_sample(use_case, nights)).toArrow()
     verdicts = []
@@ -132,8 +137,13 @@ def _judged(session: SparkSession, settings: Settings, use_case: UseCase, scored
     known = scored.column(use_case.entity).is_valid().to_numpy()
     score, rounding = np.full(len(versions), np.nan), np.zeros(len(versions))
     for version in np.unique(versions):
-        model = models.load(trust.verified(settings, use_case, str(version)).folder)
-        registry.features_read(use_case, str(version), model)
+        try:
+            model = models.load(trust.verified(settings, use_case, str(version)).folder)
+            registry.features_read(use_case, str(version), model)
+        except RegistryError as error:
+            # Their scores stay unknown, which differs from any: nobody can say that this model gave them.
+            logger.error("rows scored by version %s cannot be scored anew: %s", version, error)
+            continue
         his = (versions == version) & known
         rows, asked = _beside(session, use_case, scored.filter(pa.array(his)), anew.filter(pa.array(his)), model)
         score[his], rounding[his] = model.score(rows, asked), model.rounding

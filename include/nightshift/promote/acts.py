@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import UseCase
 
 FREEZE, UNFREEZE, ROLLBACK, BASELINE, CHAMPION = "freeze", "unfreeze", "rollback", "baseline", "champion"
+PUBLISH_ANYWAY = "publish_anyway"
 RELEASE = "release"
 """Rows let out of quarantine: whoever did so does not answer for a model that was trained on them."""
 

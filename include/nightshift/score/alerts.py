@@ -6,28 +6,11 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from include.nightshift.lakehouse import barrier, stale, tables, writes
+from include.nightshift.lakehouse import tables
 from include.nightshift.lakehouse.session import literal, where
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-    from include.nightshift.settings import Settings
     from include.nightshift.usecase import UseCase
-
-
-def publish(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> tuple[dict[date, int], int]:
-    """Replace the nights' lists in one commit; returns their lengths by night, and the table's version."""
-    with barrier.passing(settings):
-        listed = session.sql(ranking(use_case, nights)).persist()
-        try:
-            lengths = {row["day"]: int(row["count"]) for row in listed.groupBy("day").count().toArrow().to_pylist()}
-            expected = sum(lengths.values())
-            written = writes.replace(session, settings, tables.alerts(use_case), listed, {"day": nights}, rows_expected=expected)
-        finally:
-            listed.unpersist()
-    stale.rebuilt(settings, tables.alerts(use_case), nights)
-    return dict.fromkeys(nights, 0) | lengths, written.version
 
 
 def ranking(use_case: UseCase, nights: Sequence[date]) -> str:

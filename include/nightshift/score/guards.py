@@ -184,6 +184,8 @@ def single(seen: Seen, policy: GuardPolicy) -> Verdict:
 
 def volume(seen: Seen, policy: GuardPolicy) -> Verdict:
     """About as many rows as recent nights had, or recent nights of the same weekday; whichever is nearer counts."""
+    if not seen.owed and not seen.events:
+        return _verdict(volume, "data", [], "no file is owed for the night, and none came")
     if len(seen.recent) < policy.enough_nights:
         seen_so_far = f"{len(seen.recent)} earlier nights have features, {policy.enough_nights} are needed to tell what a night usually has"
         return _verdict(volume, "data", [], seen_so_far)

@@ -73,14 +73,30 @@ def score(session: SparkSession, settings: Settings, use_case: UseCase, nights: 
     _tell(settings, use_case, mended, reigning)
     features_version = log.version(settings, features)
     for model in dict.fromkeys(reigning.values()):
-        reigned = [night for night in nights if reigning.get(night) == model]
-        scored = scored_by(session, use_case, model, reigned, features_version)
-        with barrier.passing(settings):
-            expected = sum(log.rows_by_night(settings, features, {"day": reigned}).values())
-            writes.replace(session, settings, table, scored, {"day": reigned, "role": ["champion"]}, rows_expected=expected)
+        _replace(session, settings, use_case, model, [night for night in nights if reigning.get(night) == model], features_version)
     stale.rebuilt(settings, table, list(reigning))
     written = log.rows_by_night(settings, table, {"day": nights, "role": ["champion"]})
     return Scored({night: written.get(night, 0) for night in reigning}, reigning, log.version(settings, table), time.monotonic() - started)
+
+
+def again(session: SparkSession, settings: Settings, use_case: UseCase, model: Reigning, nights: Sequence[date]) -> None:
+    """Replace the nights' champion scores by those of a model that is given.
+
+    Raises:
+        RegistryError: its bytes changed since they were verified.
+        WriteConflictError: others won every attempt.
+    """
+    _replace(session, settings, use_case, model, nights, log.version(settings, tables.features(use_case)))
+
+
+def _replace(
+    session: SparkSession, settings: Settings, use_case: UseCase, model: Reigning, nights: Sequence[date], features_version: int
+) -> None:
+    scored = scored_by(session, use_case, model, nights, features_version)
+    with barrier.passing(settings):
+        expected = sum(log.rows_by_night(settings, tables.features(use_case), {"day": nights}).values())
+        slice_ = {"day": nights, "role": ["champion"]}
+        writes.replace(session, settings, tables.scores(use_case), scored, slice_, rows_expected=expected)
 
 
 def _tell(settings: Settings, use_case: UseCase, mended: Sequence[str], reigning: Mapping[date, Reigning]) -> None:

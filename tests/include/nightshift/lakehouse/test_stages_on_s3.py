@@ -122,7 +122,7 @@ def walk(settings: Settings, answer: Path) -> None:
     from include.nightshift.monitor import performance, requests, watch
     from include.nightshift.promote import history, judge, registry
     from include.nightshift.promote.question import IMPROVE
-    from include.nightshift.score import alerts, scores
+    from include.nightshift.score import publications, scores
     from include.nightshift.train import __main__ as trainer
     from include.nightshift.train import pin
     from include.nightshift.train.run import TrainingRun
@@ -158,7 +158,8 @@ def walk(settings: Settings, answer: Path) -> None:
     Court(settings.home, lakehouse=settings.lakehouse).enthroned("1", history.first_free_night(settings, use_case, AS_OF))
 
     scored = scores.score(session, settings, use_case, NIGHTS)
-    listed, _ = alerts.publish(session, settings, use_case, list(scored.models))
+    decisions = [publications.Decision(night=night, state="published", model_version=whose) for night, whose in scored.models.items()]
+    listed = publications.publish(session, settings, use_case, decisions)
     matured = performance.measure(session, settings, use_case, NIGHTS)
     drifted = watch.measure_drift(session, settings, use_case, NIGHTS)
     verdict = watch.decide(settings, use_case, LAST)
@@ -171,7 +172,7 @@ def walk(settings: Settings, answer: Path) -> None:
         "content": {name: content(session, table_of(use_case, name)) for name in versions},
         "verdicts": [[v.gate, v.passed, list(v.reasons)] for v in judged.report.verdicts],
         "rows": {night.isoformat(): rows for night, rows in scored.rows.items()},
-        "listed": sum(listed.values()),
+        "listed": sum(out.rows for out in listed.values()),
         "matured": sorted({m.night.isoformat() for m in matured}),
         "columns": len(drifted),
     }

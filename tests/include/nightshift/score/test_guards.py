@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from include.nightshift.errors import ConfigurationError
@@ -18,6 +19,7 @@ from include.nightshift.score import guards
 from include.nightshift.score.guards import Checked, Distance, Judged, Seen, Verdict
 from include.nightshift.usecase import GuardPolicy
 
+UNHURRIED = hypothesis(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NIGHT = date(2026, 3, 12)
 POLICY = GuardPolicy()
 SOUND = Seen(
@@ -150,7 +152,7 @@ def test_an_empty_night_that_owes_no_file_passes() -> None:
         "versions": (),
         "entities": 0,
     }
-    said = judged(**empty, owed=False, listed=0, distance=None, recent={})
+    said = judged(**empty, owed=False, listed=0, distance=None)
     assert said.outcome == "passed", said.reasons
 
 
@@ -221,6 +223,7 @@ anything = st.builds(
 )
 
 
+@UNHURRIED
 @given(anything)
 def test_whatever_was_seen_is_judged_and_published_unmarked_only_without_a_breach(seen: Seen) -> None:
     said = guards.judge(seen, POLICY)
@@ -230,6 +233,7 @@ def test_whatever_was_seen_is_judged_and_published_unmarked_only_without_a_breac
         assert said.outcome == "hold"
 
 
+@UNHURRIED
 @given(anything, st.sampled_from([*(DATA[name] for name in ALONE if name in DATA), *(MODEL[name] for name in ALONE if name in MODEL)]))
 def test_no_other_figure_makes_up_for_a_fault(seen: Seen, fault: dict[str, Any]) -> None:
     assert guards.judge(replace(seen, **fault), POLICY).outcome in ("hold", "again")

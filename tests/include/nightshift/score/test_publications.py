@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from include.nightshift.errors import PublicationError
@@ -20,6 +21,7 @@ from include.nightshift.score.publications import Decision, Published
 from include.nightshift.settings import Settings
 from include.usecases.card_fraud.usecase import USE_CASE
 
+UNHURRIED = hypothesis(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NIGHTS = [date(2026, 3, 11) + timedelta(days=n) for n in range(3)]
 MONDAY, TONIGHT, TOMORROW = NIGHTS
 ALERTS = tables.alerts(USE_CASE)
@@ -197,6 +199,7 @@ def test_nights_without_a_champion_are_said_to_be_skipped_and_those_with_a_list_
     assert [out.revision for out in desk.publish(decision(MONDAY))] == [1]
 
 
+@UNHURRIED
 @given(
     st.builds(
         Decision,

@@ -20,7 +20,8 @@ from include.nightshift.lakehouse import log, tables, writes
 from include.nightshift.lakehouse.session import literal, rows
 from include.nightshift.promote import registry
 from include.nightshift.promote.trust import Reigning
-from include.nightshift.score import alerts, scores
+from include.nightshift.score import alerts, publications, scores
+from include.nightshift.score.publications import Decision
 from include.nightshift.settings import Settings
 from include.nightshift.train import models, sequence, trees
 from include.nightshift.train.recipes import Attention
@@ -204,8 +205,9 @@ def test_the_list_leaves_out_compromised_cards_and_breaks_ties_by_the_smaller_id
         nights = [told if feed is use_case.labels else told - timedelta(days=7) for _, told, _ in verdicts]
         writes.replace(session, installation, table, frame, {"day": nights}, rows_expected=4)
 
-    lengths, version = alerts.publish(session, installation, use_case, [NIGHT, NEXT])
-    assert lengths == {NIGHT: 29, NEXT: 29}
+    decisions = [Decision(night=night, state="published", model_version=version) for night, version in ((NIGHT, "71"), (NEXT, "72"))]
+    out = publications.publish(session, installation, use_case, decisions)
+    assert [(published.night, published.rows, published.revision) for published in out.values()] == [(NIGHT, 29, 1), (NEXT, 29, 1)]
     for night, absent in ((NIGHT, {501}), (NEXT, {503})):
         listed = held(session, tables.alerts(use_case), night, "rank")
         scored = held(session, tables.scores(use_case), night, "transaction_id")
@@ -219,7 +221,7 @@ def test_the_list_leaves_out_compromised_cards_and_breaks_ties_by_the_smaller_id
             (rank, r["customer_id"], r["transaction_id"], r["score"]) for rank, r in enumerate(wanted, 1)
         ]
         assert len({row["score"] for row in wanted}) < len(wanted), "the night has no tie to break"
-    assert alerts.publish(session, installation, use_case, [NIGHT, NEXT]) == (lengths, version)
+    assert publications.publish(session, installation, use_case, decisions) == out
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 7, 100])

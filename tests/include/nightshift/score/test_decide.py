@@ -1,0 +1,370 @@
+"""From scores to the morning's list on the real lakehouse: what is sound is published, and each fault, planted where it would come from,
+ends as its kind says; none is published as if nothing were wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from bench.courts import Court
+from include.nightshift import nights as nights_module
+from include.nightshift.errors import PublicationError
+from include.nightshift.features import build, parity
+from include.nightshift.lakehouse import log, records, tables, writes
+from include.nightshift.lakehouse import session as lakehouse
+from include.nightshift.promote import registry, trust
+from include.nightshift.score import decide, held, publications, scores
+from include.nightshift.score.publications import Decision, Published
+from include.nightshift.settings import Settings
+from include.nightshift.train.linear import Term
+from include.nightshift.usecase import UseCase
+
+pytestmark = pytest.mark.lakehouse
+
+FIRST = date(2003, 5, 1)
+NIGHTS = [FIRST + timedelta(days=n) for n in range(10)]
+YESTERDAY, TONIGHT = NIGHTS[-2:]
+A_NIGHT = 40
+"""Rows of a night."""
+BEFORE, CHAMPION = "31", "32"
+"""The champion of all nights but the last two, and theirs."""
+
+
+def silver() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Ten nights of twenty cards and four terminals; the verdicts say fraud of three cards, which no list has."""
+    dice = np.random.default_rng(5)
+    events, verdicts = [], []
+    for n in range(len(NIGHTS) * A_NIGHT):
+        night = NIGHTS[n // A_NIGHT]
+        at = datetime.combine(night, datetime.min.time(), UTC) + timedelta(minutes=int(dice.integers(0, 1440)))
+        key, amount = 9_300_000 + n, Decimal(str(round(float(dice.lognormal(3, 1)), 2)))
+        ids = {"transaction_id": key, "customer_id": 9300 + n % 20, "terminal_id": 9380 + int(dice.integers(0, 4))}
+        events.append({"day": night, "tx_datetime": at, "tx_amount": amount, "known_at": nights_module.known_at(night)} | ids)
+        told = night + timedelta(days=7)
+        if told in NIGHTS:
+            verdict = {"day": told, "transaction_id": key, "tx_fraud": int(n % 20 < 3), "reported_at": at + timedelta(days=7)}
+            verdicts.append(verdict | {"known_at": nights_module.known_at(told)})
+    return events, verdicts
+
+
+def model(home: Path, use_case: UseCase, version: str, *, rounds: int = 8) -> Path:
+    """A booster over random rows, and a linear baseline, where the registry keeps its local copies; without rounds, one of constants."""
+    import xgboost as xgb
+
+    folder = home / "models" / use_case.name / version
+    if folder.exists():
+        return folder
+    dice, names = np.random.default_rng(int(version)), use_case.feature_names
+    matrix = dice.random((300, len(names))) * 10
+    data = xgb.DMatrix(matrix, (matrix[:, 0] + matrix[:, 3] > 10).astype(float), feature_names=names)
+    (folder / "baseline").mkdir(parents=True)
+    xgb.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, data, rounds).save_model(folder / "model.ubj")
+    (folder / "features.json").write_text(json.dumps({"features": names}))
+    terms = [asdict(Term(name, 1.0, 10.0, 1.0, weight=0.1 * place)) for place, name in enumerate(names)]
+    (folder / "baseline" / "model.json").write_text(json.dumps({"intercept": -2.0, "terms": terms}))
+    (folder / "baseline" / "features.json").write_text(json.dumps({"kind": "linear", "features": names}))
+    return folder
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The lake, and what tests do with it."""
+
+    session: SparkSession
+    settings: Settings
+    use_case: UseCase
+    court: Court
+
+    def sql(self, statement: str, *of: tables.Table) -> None:
+        self.session.sql(statement.format(*of))
+
+    def score(self) -> None:
+        """Score yesterday and tonight as the task does."""
+        scores.score(self.session, self.settings, self.use_case, [YESTERDAY, TONIGHT])
+
+    def decide(self, night: date = TONIGHT) -> Decision:
+        """As the tasks `parity` and `guard` do."""
+        parity.check(self.session, self.settings, self.use_case, [night])
+        [decision] = decide.decide(self.session, self.settings, self.use_case, [night])
+        return decision
+
+    def publish(self, decision: Decision, by: str | None = None) -> Published:
+        return publications.publish(self.session, self.settings, self.use_case, [decision], triggered_by=by)[decision.night]
+
+    def listed(self, night: date = TONIGHT) -> list[dict[str, Any]]:
+        """What is out for the night, in order."""
+        rows = log.columns(self.settings, self.alerts, self.alerts.names, {"day": [night]}).to_pylist()
+        return sorted(rows, key=lambda row: int(row["rank"]))
+
+    def published(self, night: date = TONIGHT) -> list[dict[str, Any]]:
+        """Its rows of `ops.publications`, in order."""
+        found = records.read(self.settings, tables.PUBLICATIONS, day=night, use_case=self.use_case.name)
+        return sorted(found, key=lambda record: int(record["revision"]))
+
+    @property
+    def features(self) -> tables.Table:
+        return tables.features(self.use_case)
+
+    @property
+    def scores(self) -> tables.Table:
+        return tables.scores(self.use_case)
+
+    @property
+    def alerts(self) -> tables.Table:
+        return tables.alerts(self.use_case)
+
+
+@pytest.fixture(scope="module")
+def built(installation: Settings, use_case: UseCase) -> Iterator[Lake]:
+    """The lake with both nights scored by their champion, and yesterday's list out."""
+    session = lakehouse.connect(installation)
+    for feed, made in zip(use_case.feeds, silver(), strict=True):
+        frame = writes.in_memory(session, tables.silver(feed).arrow(made))
+        writes.replace(session, installation, tables.silver(feed), frame, {"day": NIGHTS}, rows_expected=len(made))
+    build.build(session, installation, use_case, NIGHTS)
+    court = Court(installation.home)
+    for version, night in ((BEFORE, FIRST), (CHAMPION, YESTERDAY)):
+        model(installation.home, use_case, version)
+        court.enthroned(version, night)
+    lake = Lake(session, installation, use_case, court)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "client", lambda settings: court.alias)
+        # So that its verified copy is there, as it is after the nights over which it reigned.
+        scores.score(session, installation, use_case, [FIRST])
+        lake.score()
+        lake.publish(lake.decide(YESTERDAY))
+        yield lake
+    court.dissolved()
+
+
+@pytest.fixture
+def lake(built: Lake) -> Iterator[Lake]:
+    """The lake, which a test may damage: tables go back to what they were."""
+    tampered = (*map(tables.silver, built.use_case.feeds), built.features, built.scores, built.alerts)
+    before = {table: log.version(built.settings, table) for table in tampered}
+    yield built
+    if (away := built.settings.home / "away").exists():
+        away.rename(built.settings.home / "models" / built.use_case.name / CHAMPION)
+    for table, version in before.items():
+        if log.version(built.settings, table) != version:
+            built.session.sql(f"restore table {table} to version as of {version}")
+    for table in (tables.PUBLICATIONS, tables.PARITY):
+        records.replace(built.settings, table, [], {"day": [TONIGHT], "use_case": [built.use_case.name]})
+
+
+NIGHT = f"day = date'{TONIGHT}'"
+
+
+def missing_partition(lake: Lake) -> None:
+    lake.sql(f"delete from {{}} where {NIGHT}", lake.features)
+    lake.score()
+
+
+def doubled_rows(lake: Lake) -> None:
+    lake.sql(f"insert into {{0}} select * from {{0}} where {NIGHT}", lake.features)
+    lake.score()
+
+
+def shuffled_columns(lake: Lake) -> None:
+    one, other = lake.use_case.feature_names[0], lake.use_case.feature_names[3]
+    lake.sql(f"update {{}} set {one} = {other}, {other} = {one} where {NIGHT}", lake.features)
+    lake.score()
+
+
+def columns_shuffled_on_the_way_to_the_model(lake: Lake) -> None:
+    before = log.version(lake.settings, lake.features)
+    shuffled_columns(lake)
+    lake.sql(f"restore table {{}} to version as of {before}", lake.features)
+
+
+def not_a_number(lake: Lake) -> None:
+    lake.sql(f"update {{}} set score = double('NaN') where {NIGHT} and transaction_id % 5 = 0", lake.scores)
+
+
+def constant(lake: Lake) -> None:
+    lake.sql(f"update {{}} set score = 0.5 where {NIGHT}", lake.scores)
+
+
+def stale_model(lake: Lake) -> None:
+    scores.again(lake.session, lake.settings, lake.use_case, trust.verified(lake.settings, lake.use_case, BEFORE), [TONIGHT])
+
+
+def wrong_scale(lake: Lake) -> None:
+    lake.sql(f"update {{}} set score = score * 100 where {NIGHT}", lake.scores)
+
+
+def half_the_rows(lake: Lake) -> None:
+    for table in (tables.silver(lake.use_case.events), lake.features):
+        lake.sql(f"delete from {{}} where {NIGHT} and transaction_id % 2 = 0", table)
+    lake.score()
+
+
+def wrong_night(lake: Lake) -> None:
+    for table in (tables.silver(lake.use_case.events), lake.features):
+        lake.sql(f"update {{}} set tx_datetime = tx_datetime - interval 1 day where {NIGHT}", table)
+
+
+def registry_down(lake: Lake) -> None:
+    # Nothing of the champion is here, and nobody answers who could send it.
+    for folder in lake.settings.home.glob("champions/*/*"):
+        if f'"version": "{CHAMPION}"' in (folder / "verified.json").read_text():
+            shutil.rmtree(folder)
+    (lake.settings.home / "models" / lake.use_case.name / CHAMPION).rename(lake.settings.home / "away")
+    lake.score()
+
+
+FAULTS: dict[Callable[[Lake], None], tuple[str, str, str]] = {
+    missing_partition: ("held", "stale", "whole"),
+    doubled_rows: ("held", "stale", "single"),
+    shuffled_columns: ("held", "stale", "parity"),
+    half_the_rows: ("held", "stale", "volume"),
+    wrong_night: ("held", "stale", "own_night"),
+    columns_shuffled_on_the_way_to_the_model: ("marked", "fallback", "anew"),
+    not_a_number: ("marked", "fallback", "numbers"),
+    constant: ("marked", "fallback", "apart"),
+    stale_model: ("marked", "fallback", "version"),
+    wrong_scale: ("marked", "fallback", "numbers"),
+    registry_down: ("marked", "fallback", f"version {CHAMPION}"),
+}
+"""What becomes of the list, its mark, and the word that must be among the reasons."""
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_ends_as_its_kind_says_and_is_never_published_unmarked(lake: Lake, plant: Callable[[Lake], None]) -> None:
+    state, mark, word = FAULTS[plant]
+    yesterday = lake.listed(YESTERDAY)
+    assert yesterday
+    plant(lake)
+    decision = lake.decide()
+    assert (decision.state, decision.mark) == (state, mark), decision.reasons
+    assert word in " ".join(decision.reasons)
+
+    out = lake.publish(decision)
+    listed = lake.listed()
+    assert out.rows == len(listed) > 0
+    assert {(row["mark"], row["revision"]) for row in listed} == {(mark, 1)}
+    assert all(word in row["marked_because"] for row in listed)
+    [record] = lake.published()
+    assert (record["state"], record["mark"], record["revision"], record["rows"]) == (state, mark, 1, len(listed))
+    if state == "held":
+        people = lake.use_case.entity
+        assert [(row["rank"], row[people], row["score"]) for row in listed] == [
+            (row["rank"], row[people], row["score"]) for row in yesterday
+        ]
+        assert f"the list of night {YESTERDAY} stands" in listed[0]["marked_because"]
+    else:
+        assert all(0 < row["score"] < 1 for row in listed)
+        assert len({row["score"] for row in listed}) > 1
+
+
+def test_a_sound_night_is_published_unmarked_with_all_that_it_was_made_from_and_asked_for_again_commits_nothing(lake: Lake) -> None:
+    decision = lake.decide()
+    assert (decision.state, decision.mark, decision.reasons) == ("published", None, ())
+    out = lake.publish(decision)
+    assert {(row["mark"], row["marked_because"], row["revision"]) for row in lake.listed()} == {(None, None, 1)}
+    [record] = lake.published()
+    assert (record["state"], record["model_version"], record["rows"]) == ("published", CHAMPION, len(lake.listed()))
+    assert record["model_sha256"] == decision.model_sha256
+    assert record["features_version"] == log.version(lake.settings, lake.features)
+    assert all(len(record[f"{name}_digest"]) == 64 for name in ("features", "scores", "alerts"))
+    versions = [log.version(lake.settings, table) for table in (lake.scores, lake.alerts, tables.PUBLICATIONS, tables.PARITY)]
+    lake.score()
+    assert lake.publish(lake.decide()) == out
+    assert [log.version(lake.settings, table) for table in (lake.scores, lake.alerts, tables.PUBLICATIONS, tables.PARITY)] == versions
+
+
+def test_without_a_list_before_it_a_held_night_has_none(lake: Lake) -> None:
+    lake.sql("delete from {} where day < date'2003-06-01'", lake.alerts)
+    doubled_rows(lake)
+    out = lake.publish(lake.decide())
+    assert (out.state, out.rows, lake.listed()) == ("held", 0, [])
+    assert [(record["state"], record["rows"]) for record in lake.published()] == [("held", 0)]
+    assert lake.publish(lake.decide()).revision == 1
+
+
+def test_nights_that_are_held_one_after_another_keep_the_last_good_list(lake: Lake) -> None:
+    doubled_rows(lake)
+    decision = lake.decide()
+    lake.publish(decision)
+    records_of = {row["customer_id"] for row in lake.listed(YESTERDAY)}
+    assert {row["customer_id"] for row in lake.listed()} == records_of
+    assert lake.listed()[0]["day"] == YESTERDAY + timedelta(days=1)
+
+
+def test_a_list_is_published_again_by_another_verified_model_as_the_next_revision(lake: Lake) -> None:
+    lake.publish(lake.decide())
+    before = [row["customer_id"] for row in lake.listed()]
+    model = trust.verified(lake.settings, lake.use_case, BEFORE)
+    decision = decide.rescored(lake.session, lake.settings, lake.use_case, TONIGHT, model)
+    assert (decision.state, decision.model_version) == ("published", BEFORE)
+    out = publications.republish(lake.session, lake.settings, lake.use_case, decision, "rolled back to 31")
+    assert out.revision == 2
+    assert {(row["model_version"], row["revision"], row["marked_because"]) for row in lake.listed()} == {(BEFORE, 2, "rolled back to 31")}
+    assert [row["customer_id"] for row in lake.listed()] != before
+    assert [record["model_version"] for record in lake.published()] == [CHAMPION, BEFORE]
+
+
+def test_a_held_list_is_let_out_by_a_second_person_once_as_what_it_is(lake: Lake) -> None:
+    half_the_rows(lake)
+    lake.publish(lake.decide(), by="operator")
+
+    def release(by: str, act_id: str = "run 1") -> Published:
+        return held.release(lake.session, lake.settings, lake.use_case, TONIGHT, by=by, why="a holiday", act_id=act_id)
+
+    with pytest.raises(PublicationError, match="a second person"):
+        release("operator")
+    out = release("admin")
+    assert (out.revision, out.mark) == (2, publications.ANYWAY)
+    assert {row["mark"] for row in lake.listed()} == {"anyway"}
+    assert all("admin published it anyway: a holiday" in row["marked_because"] for row in lake.listed())
+    assert release("admin") == out
+    acts = records.read(lake.settings, tables.ACTS, act="publish_anyway", night=TONIGHT)
+    assert [(act["by"], act["why"], act["use_case"]) for act in acts] == [("admin", "a holiday", lake.use_case.name)]
+    # Judged again and held again, it stays out.
+    assert lake.publish(lake.decide()) == out
+    with pytest.raises(PublicationError, match="marked, not held"):
+        release("admin", "run 2")
+
+
+def test_scores_that_changed_since_they_were_held_are_not_let_out(lake: Lake) -> None:
+    half_the_rows(lake)
+    lake.publish(lake.decide())
+    constant(lake)
+    with pytest.raises(PublicationError, match="others than those that were held"):
+        held.release(lake.session, lake.settings, lake.use_case, TONIGHT, by="admin", why="a holiday", act_id="run 3")
+    assert {row["mark"] for row in lake.listed()} == {"stale"}
+
+
+def test_where_no_champion_is_sound_the_baseline_lists_and_without_one_the_night_is_held(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constant(lake)
+    real = trust.instead
+
+    def no_champion(*asked: Any) -> trust.Reigning | None:
+        model = real(*asked)
+        while model and model.mark != trust.BASELINE:
+            settings, use_case, night, refused, because = asked
+            asked = (settings, use_case, night, {*refused, model.version}, because)
+            model = real(*asked)
+        return model
+
+    monkeypatch.setattr(trust, "instead", no_champion)
+    decision = lake.decide()
+    assert (decision.state, decision.mark, decision.model_version) == ("marked", "baseline", f"{CHAMPION}-baseline")
+    lake.publish(decision)
+    assert {row["model_version"] for row in lake.listed()} == {f"{CHAMPION}-baseline"}
+    constant(lake)
+    monkeypatch.setattr(trust, "instead", lambda *asked: None)
+    decision = lake.decide()
+    assert (decision.state, decision.reasons[-1]) == ("held", "no verified model is left that could score the night")
