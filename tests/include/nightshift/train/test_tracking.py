@@ -81,7 +81,7 @@ def test_one_run_holds_parameters_losses_tags_files_and_model(trained: Path, sto
     losses = [(point.step, point.value) for point in client.get_metric_history(run_id, "train_logloss")]
     assert losses == [(line["step"], pytest.approx(line["loss"])) for line in lines] != []
     files = {file.path for file in client.list_artifacts(run_id, tracking.ARTIFACTS)}
-    assert files == {f"training/{name}" for name in ("model.ubj", "features.json", "reference.json", "example.json")}
+    assert files == {f"training/{name}" for name in ("model.ubj", "features.json", "reference.json", "probe.json", "example.json")}
 
     mlflow.set_tracking_uri(store)
     mlflow.set_registry_uri(store)
