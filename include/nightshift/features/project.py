@@ -160,7 +160,7 @@ def _invoked(
     os.environ["SPARK_REMOTE"] = settings.spark_url
     prepare(session, use_cases)
     (settings.home / "dbt").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.home / "dbt", prefix="run-") as folder:
+    with tempfile.TemporaryDirectory(dir=settings.home / "dbt", prefix="run-") as folder, _default(session):
         where = [*options(folder), "--no-write-json"]
         told = ["--vars", json.dumps(dict(variables) | {"steps": f"{folder}/steps"})]
         try:
@@ -175,6 +175,22 @@ def _invoked(
             words = [f"{node.name}: {node.message}" for node in nodes if node.status in _FAILED]
             raise BuildError(f"dbt {arguments[0]} failed: " + ("; ".join(words) or str(result.exception)), nodes)
         yield result
+
+
+@contextmanager
+def _default(session: SparkSession) -> Iterator[None]:
+    """Make it the session that dbt's Spark adapter takes: it is told none, and asks for its process's default one from other threads.
+
+    That would be whichever was opened first, on another installation's server perhaps; and with none left it would open one of its own,
+    without our functions and our token. pyspark has no public way to say it.
+    """
+    from pyspark.sql.connect.session import SparkSession as Connected
+
+    before, Connected._default_session = Connected._default_session, session
+    try:
+        yield
+    finally:
+        Connected._default_session = before
 
 
 def _parsed(arguments: Sequence[str]) -> bytes:

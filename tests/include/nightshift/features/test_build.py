@@ -22,6 +22,7 @@ from pyspark.sql import SparkSession
 from include.nightshift.errors import ContractError
 from include.nightshift.features import build, project
 from include.nightshift.ingest import ingest
+from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.lakehouse import storage, tables
 from include.nightshift.lakehouse.session import rows
 from include.nightshift.settings import Settings
@@ -208,6 +209,22 @@ def test_a_build_that_fails_says_what_dbt_said(session: SparkSession, installati
         project.dbt(
             session, installation, [use_case], ["build", "--select", "card_fraud_reach"], first_night="no night", last_night="no night"
         )
+
+
+@pytest.mark.lakehouse
+def test_dbt_works_on_the_session_it_is_given_also_when_the_first_of_the_process_is_closed(
+    installation: Settings, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, given = lakehouse.opened(installation), lakehouse.opened(installation)
+    monkeypatch.setattr(type(given), "_default_session", first)
+    try:
+        given.range(3).createOrReplaceTempView("known_to_one_session")
+        for _ in ("open", "closed"):
+            project.dbt(given, installation, [use_case], ["compile", "--inline", "{{ run_query('select * from known_to_one_session') }}"])
+            first.stop()
+    finally:
+        first.stop()
+        given.stop()
 
 
 def test_a_build_that_lost_rows_is_refused_and_tells_what_ran(
