@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from include.nightshift import code
 from include.nightshift.features import training_set
 from include.nightshift.lakehouse import barrier, pins
 from include.nightshift.promote.question import FIRST, Question
-from include.nightshift.settings import ROOT
 from include.nightshift.train import validation
 from include.nightshift.train.run import RUN, TrainingRun
 
@@ -72,30 +70,10 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
         holdout_last=split.holdout_last,
         versions=versions,
         data_digest=manifest.digest,
-        git_commit=commit(),
+        git_commit=code.commit(),
         mlflow_url=settings.mlflow_url,
         experiment=use_case.name,
-        git_dirty=_dirty(),
+        git_dirty=code.dirty(),
         question=question,
     ).save(folder)
     return folder
-
-
-def commit() -> str:
-    """The commit of the code that runs; an image without git says so."""
-    return _git("rev-parse", "HEAD") or "unknown"
-
-
-def _dirty() -> bool | None:
-    """Whether what runs is more than its commit: changes, or files that git was not told of."""
-    changes = _git("status", "--porcelain")
-    return None if changes is None else bool(changes)
-
-
-def _git(*asked: str) -> str | None:
-    """What git says of the code that runs; None in an image without git, or without the code's history."""
-    git = shutil.which("git")
-    if git is None or not (ROOT / ".git").exists():
-        return None
-    done = subprocess.run([git, "-C", str(ROOT), *asked], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,6 +1,5 @@
 """Pin: the versions that a run reads are kept before it reads them."""
 
-import subprocess
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -71,22 +70,3 @@ def test_too_few_nights_for_a_search_stop_the_run_before_it_has_a_folder(history
         pin.pin(None, history, USE_CASE, recipe, AS_OF)  # type: ignore[arg-type]
     assert not list(history.home.rglob(RUN))
     assert not records.read(history, tables.TABLE_PINS)
-
-
-def test_the_commit_is_named_and_whether_the_checkout_holds_more_than_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*asked: str) -> str:
-        who = ("-c", "user.name=one", "-c", "user.email=one@example.org")
-        return subprocess.run(["git", "-C", str(tmp_path), *who, *asked], check=True, capture_output=True, text=True).stdout.strip()
-
-    monkeypatch.setattr(pin, "ROOT", tmp_path)
-    assert (pin._git("rev-parse", "HEAD"), pin._dirty()) == (None, None)
-    git("init")
-    (tmp_path / "code.py").write_text("1")
-    git("add", "code.py")
-    git("commit", "--message", "one")
-    assert (pin._git("rev-parse", "HEAD"), pin._dirty()) == (git("rev-parse", "HEAD"), False)
-    (tmp_path / "code.py").write_text("2")
-    assert pin._dirty() is True
-    git("commit", "--all", "--message", "two")
-    (tmp_path / "more.py").write_text("3")
-    assert pin._dirty() is True
