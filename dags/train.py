@@ -7,10 +7,11 @@
 **Reads** features and matured verdicts at pinned versions. **Writes** `<home>/runs/<run id>`, the MLflow run and model
 version, `ops.leak_scans`, `ops.training_attempts`, `ops.gate_reports`, `ops.approvals`, `ops.champion_history`, the alias `champion`.
 
-**Waits** at `train_…` for machines and at `approve` for a human (Required Actions); no worker slot is held. **When it fails.**
+**Waits** at `train_…` for machines and at `approve` (or `refer`) for a human (Required Actions); no worker slot is held. **When it fails.**
 *train_…*: the program's own fault, its last lines are in the message, or *SpotTermsError*: time or money is spent, trigger again
 with more; a machine taken away is no failure. *choose*, where a use case has several candidates, leaves out one that failed, and
-fails only without any. *gate* skipped: refused, with the reasons in the log, in MLflow and in `ops.gate_reports`. *promote*: the
+fails only without any. *gate* skipped: refused, with the reasons in the log, in MLflow and in `ops.gate_reports`. *refer*: a champion that
+may not stay has a successor that was refused, and nobody has said in time what scores instead; clear it, and answer. *promote*: the
 yes was of whoever started the run, let rows out of quarantine that it learnt from, wrote of the recipe, or is no approver; clear
 *approve* and let somebody else answer. *NotMaturedError*: too early; wait, or bring older nights by `backfill`. A request that was
 not asked by hand stays open, and a later night's watch tells of it again.
@@ -27,6 +28,7 @@ from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule
 from nightshift_airflow import assets
 from nightshift_airflow.defaults import TRAINING_POOL, night_dag
 from nightshift_airflow.operators.promote import ChooseOperator, CloseOperator, GateOperator, PromoteOperator
+from nightshift_airflow.operators.refer import ReferOperator, SettleOperator
 from nightshift_airflow.operators.spot import SpotTrainingOperator, SweepOperator
 from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator, ScanOperator
 
@@ -35,6 +37,7 @@ from include.nightshift.promote.proof import APPROVE, REJECT
 from include.nightshift.promote.question import ASKABLE
 from include.nightshift.usecase import UseCase
 
+COMMENT = Param("", type="string", description="Kept beside the answer.")
 AS_OF = "{{ ti.xcom_pull(task_ids='claim')['as_of'] }}"
 SUBJECT = "Promote version {{ ti.xcom_pull(task_ids='gate')['model_version'] }}?"
 BODY = """
@@ -50,6 +53,22 @@ Who has a hand in it does not answer: {{ hands | select | join(', ') or 'nobody 
 {%- if report['authors'] is none %}; who wrote of the recipe is not known here{% endif %}.
 
 [Report]({{ report['page'] }}) `{{ report['digest'] }}`
+"""
+
+
+REFERRED = """
+Version {{ (ti.xcom_pull(task_ids='gate', key='report') or {}).get('model_version') }} was refused: what scores from now on?
+"""
+CASE = """
+{% set report = ti.xcom_pull(task_ids='gate', key='report') or {} -%}
+The champion, version **{{ report.get('champion_version') }}**, may not stay: somebody who is to be forgotten was among its rows, or it is
+unsafe. Its successor, version **{{ report.get('model_version') }}**, was refused:
+
+{% for reason in report.get('reasons') or [] %}- {{ reason }}
+{% endfor %}
+*Keep the champion* until somebody trains another, or *return to the baseline*, the linear model that was judged beside it.
+
+[Report]({{ report.get('page') }}) `{{ report.get('digest') }}`
 """
 
 
@@ -100,16 +119,28 @@ def train(use_case: UseCase, local_preemptions: int, approvers: Sequence[str]) -
         asks = use_case.gate.approval == "human"
         promote = PromoteOperator(task_id="promote", gate_task_id="gate", approve_task_id="approve" if asks else None, **on_night)
         pins = [f"pin_{recipe}" for recipe in trained]
-        close = CloseOperator(
-            task_id="close", claim_task_id="claim", pin_task_ids=pins, gate_task_id="gate", promote_task_id="promote", **on_night
+        refer = ReferOperator(
+            task_id="refer",
+            subject=REFERRED.strip(),
+            body=CASE,
+            gate_task_id="gate",
+            approvers=approvers,
+            hours=use_case.gate.approval_hours,
+            params={"comment": COMMENT},
+            trigger_rule=TriggerRule.NONE_FAILED,
+            retries=3,
         )
+        settle = SettleOperator(task_id="settle", gate_task_id="gate", refer_task_id="refer", **on_night)
+        told = {f"{task_id}_task_id": task_id for task_id in ("claim", "gate", "promote", "settle")}
+        close = CloseOperator(task_id="close", pin_task_ids=pins, **told, **on_night)
         claim >> scan
         [choose, scan] >> gate
         if asks:
             gate >> approve(use_case, approvers) >> promote
         else:
             gate >> promote
-        promote >> close.as_teardown(setups=claim)
+        gate >> refer >> settle
+        [promote, settle] >> close.as_teardown(setups=claim)
 
 
 def approve(use_case: UseCase, approvers: Sequence[str]) -> HITLOperator:
@@ -120,7 +151,7 @@ def approve(use_case: UseCase, approvers: Sequence[str]) -> HITLOperator:
         body=BODY,
         options=[APPROVE, REJECT],
         defaults=[REJECT],
-        params={"comment": Param("", type="string", description="Kept beside the answer.")},
+        params={"comment": COMMENT},
         assigned_users=[{"id": name, "name": name} for name in approvers],
         response_timeout=timedelta(hours=use_case.gate.approval_hours),
         # Because Airflow 3.3.2 may fail an answer that comes within a second of the question.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FREEZE, UNFREEZE, ROLLBACK, BASELINE, CHAMPION = "freeze", "unfreeze", "rollback", "baseline", "champion"
 PUBLISH_ANYWAY = "publish_anyway"
+REFER = "refer"
+"""What scores from now on, decided by a person, because a mandatory refresh was refused."""
 RELEASE = "release"
 """Rows let out of quarantine: whoever did so does not answer for a model that was trained on them."""
 

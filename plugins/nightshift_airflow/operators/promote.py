@@ -86,6 +86,7 @@ class GateOperator(NightOperator):
             "passed": judged.report.passed,
             "outcome": judged.report.outcome,
             "question": str(run.question.kind),
+            "mandatory": run.question.mandatory,
             "digest": judged.digest,
             "page": report_page(self.dag_id, judged.digest),
             "model_version": judged.model_version,
@@ -165,12 +166,22 @@ class PromoteOperator(NightOperator):
 class CloseOperator(NightOperator):
     """Says in the ledger what became of the claimed requests, however the run went.
 
-    :param claim_task_id, gate_task_id, promote_task_id: whose results tell.
+    :param claim_task_id, gate_task_id, promote_task_id, settle_task_id: whose results tell.
     :param pin_task_ids: tasks that may have found that too little has matured.
     """
 
-    def __init__(self, *, claim_task_id: str, pin_task_ids: list[str], gate_task_id: str, promote_task_id: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        claim_task_id: str,
+        pin_task_ids: list[str],
+        gate_task_id: str,
+        promote_task_id: str,
+        settle_task_id: str,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.settle_task_id = settle_task_id
         self.claim_task_id = claim_task_id
         self.pin_task_ids = pin_task_ids
         self.gate_task_id = gate_task_id
@@ -194,6 +205,10 @@ class CloseOperator(NightOperator):
             outcome = f"version {promoted['model_version']} reigns from night {promoted['from_night']} on"
         elif judged and not judged["passed"]:
             outcome = f"the gate refused version {judged['model_version']}: " + "; ".join(judged["reasons"])
+            if settled := ti.xcom_pull(task_ids=self.settle_task_id):
+                outcome += f". {settled['by']} decided: {settled['answer']} ({settled['why']})"
+            elif judged["mandatory"]:
+                outcome += ". The champion may not stay, and nobody has decided what scores instead: clear the task refer"
         elif judged:
             outcome = f"version {judged['model_version']} passed the gate and was not approved"
         else:
