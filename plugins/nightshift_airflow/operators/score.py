@@ -43,7 +43,7 @@ class ScoreOperator(NightOperator):
 
 
 class ParityOperator(NightOperator):
-    """Computes a sample of the nights' scored rows anew from silver, and says what differs; what follows is for the guards to say."""
+    """Computes the nights' scored rows anew from silver, and says what differs; what follows is for the guards to say."""
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.features import parity
@@ -136,3 +136,40 @@ class PublishOperator(NightOperator):
             raise AirflowFailException(str(error)) from error
         self.log.info("night %s: revision %s, marked %s", night, out.revision, out.mark)
         return {"night": night.isoformat(), "revision": out.revision, "rows": out.rows, "version": out.version}
+
+
+class RepublishOperator(NightOperator):
+    """Publishes a night's list again, scored by a version that reigned once, as its next revision; skipped where no night is named.
+
+    :param nights: the night; a template, empty for none.
+    :param rollback_task_id: the task that let the version reign again, and says which.
+    """
+
+    def __init__(self, *, rollback_task_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rollback_task_id = rollback_task_id
+
+    def execute(self, context: Context) -> Any:
+        if not self.nights:
+            raise AirflowSkipException("no night was named: lists that are out stay as they are")
+        return super().execute(context)
+
+    def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.errors import PublicationError, RegistryError
+        from include.nightshift.lakehouse.session import connect
+        from include.nightshift.promote import trust
+        from include.nightshift.score import decide, publications
+
+        run, [night] = context["dag_run"], nights
+        back = context["ti"].xcom_pull(task_ids=self.rollback_task_id)
+        try:
+            if publications.newest(settings, use_case, night) is None:
+                raise PublicationError(f"night {night} of {use_case.name} has no list that could be published again: `score` it")
+            session, model = connect(settings), trust.verified(settings, use_case, back["model_version"])
+            decision = decide.rescored(session, settings, use_case, night, model)
+            because = f"{back['by']} went back to version {back['model_version']}: {back['why']}"
+            out = publications.republish(session, settings, use_case, decision, because, triggered_by=run.triggering_user_name)
+        except (PublicationError, RegistryError) as error:
+            raise AirflowFailException(str(error)) from error
+        self.log.info("night %s: revision %s, by version %s", night, out.revision, model.version)
+        return {"night": night.isoformat(), "revision": out.revision, "rows": out.rows, "model_version": model.version}

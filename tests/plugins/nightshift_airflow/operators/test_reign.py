@@ -22,19 +22,23 @@ ACT = """
 import json, os, sys
 from pathlib import Path
 from types import SimpleNamespace
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from bench.courts import Court
 from nightshift_airflow.operators.reign import ReignOperator, RollbackOperator
+from nightshift_airflow.operators.score import RepublishOperator
 Court(Path(sys.argv[1])).presides()
 rollback = RollbackOperator(task_id="rollback", use_case="card_fraud", version="previous", why="it finds nothing")
 freeze = ReignOperator(task_id="reign", use_case="card_fraud", act_name="freeze", why="look first")
 def run(operator, by, run_id):
     dag_run = SimpleNamespace(triggering_user_name=by, run_id=run_id, dag_id=operator.task_id)
     try:
-        return operator.execute({"dag_run": dag_run})
-    except AirflowFailException as error:
-        return str(error)
+        return operator.execute({"dag_run": dag_run, "ti": SimpleNamespace(xcom_pull=lambda task_ids: asked[1])})
+    except (AirflowFailException, AirflowSkipException) as error:
+        return f"{type(error).__name__}: {error}"
 asked = [run(rollback, None, "r0"), run(rollback, "ann", "r1"), run(rollback, "ann", "r1"), run(freeze, "bob", "r1")]
+for night in ("", "2010-01-09"):
+    republish = RepublishOperator(task_id="republish", use_case="card_fraud", nights=night, rollback_task_id="rollback")
+    asked.append(run(republish, "ann", "r1"))
 print("ANSWER" + json.dumps(asked), flush=True)
 # As Airflow ends a task: threads of the libraries that it loaded are not waited for.
 os._exit(0)
@@ -56,6 +60,8 @@ def test_acts_are_done_once_in_the_name_of_who_asked(tmp_path: Path, monkeypatch
     assert answers[1:3] == [rolled, rolled]
     assert "nobody is known to have started r0" in answers[0]
     assert answers[3] == {"act": "freeze", "night": START.isoformat(), "by": "bob", "why": "look first"}
+    assert answers[4] == "AirflowSkipException: no night was named: lists that are out stay as they are"
+    assert "AirflowFailException: night 2010-01-09 of card_fraud has no list that could be published again" in answers[5]
     acts = sorted(records.read(court.settings, tables.ACTS), key=lambda act: act["seq"])
     assert [(act["act_id"], act["act"], act["by"]) for act in acts] == [("rollback r1", "rollback", "ann"), ("reign r1", "freeze", "bob")]
     assert court.alias.champion == "2"
