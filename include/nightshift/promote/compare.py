@@ -294,6 +294,9 @@ def _variance(folds: Sequence[Fold], influence: Sequence[np.ndarray], kinds: Seq
     """The sum over clusters of the square of their influence; a cluster is what has the same identifiers of all these kinds."""
     import numpy as np
 
-    joined = np.column_stack([np.concatenate([(fold.entity, *fold.clusters)[kind] for fold in folds]) for kind in kinds])
-    _, cluster = np.unique(joined, axis=0 if len(kinds) > 1 else None, return_inverse=True)
-    return float(np.sum(np.bincount(cluster.ravel(), weights=np.concatenate(influence)) ** 2))
+    cluster = np.zeros(sum(len(fold.rows) for fold in folds), np.int64)
+    for kind in kinds:
+        values, place = np.unique(np.concatenate([(fold.entity, *fold.clusters)[kind] for fold in folds]), return_inverse=True)
+        # One number for both, and then as few as there are: rows of numbers would be sorted byte by byte.
+        _, cluster = np.unique(cluster * len(values) + place, return_inverse=True)
+    return float(np.sum(np.bincount(cluster, weights=np.concatenate(influence)) ** 2))
