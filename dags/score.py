@@ -1,4 +1,4 @@
-"""Score a night with its champion, compare a sample with what silver gives, have the guards judge it, and publish the morning's list.
+"""Score a night with its champion, compare it with what silver gives, have the guards judge it, and publish the morning's list.
 
 **Fires** when the night's features are there. **Reads** `gold.<use case>_features`, the champion whose nights contain the
 night (`ops.champion_history`), its verified copy. **Writes** `gold.<use case>_scores`, `ops.parity`, `ops.nights`,

@@ -1,5 +1,5 @@
-"""Parity: a sample of each night's scored rows is computed anew, from silver alone, and must be the same to the last bit; the score of a
-model that looks at other rows too, but for the rounding that depends on them.
+"""Parity: a night's scored rows are computed anew, from silver alone, and must be the same to the last bit; the score of a model that
+looks at other rows too, but for the rounding that depends on them. All rows of a night, or a sample where it has very many.
 
 Between features and scores lie a table that could be written to, nights that changed since, code that changed since, and functions that
 run elsewhere. Whatever it was, a list must not be published on figures that silver does not give.
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ROWS = 200_000
+"""So many rows are computed anew, all nights together, and of each night as many as of the others."""
 SAMPLE = 500
-"""Rows of a night that are computed anew."""
+"""Of many nights, so many of each at least."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Parity:
 
 
 def check(session: SparkSession, settings: Settings, use_case: UseCase, nights: Sequence[date]) -> list[Parity]:
-    """Compute a sample of the nights' scored rows anew and compare; writes `ops.parity`. Nights that nobody scored have no verdict.
+    """Compute the nights' scored rows anew and compare; writes `ops.parity`. Nights that nobody scored have no verdict.
 
     A row whose model cannot be had, or is not what was promoted, has another score than it should.
 
@@ -109,7 +111,7 @@ def _sample(use_case: UseCase, nights: Sequence[date]) -> str:
 with sampled as (
   select day, {key}, score, model_version from {tables.scores(use_case)}
   where role = 'champion' and {where({"day": nights})}
-  qualify row_number() over (partition by day order by xxhash64({key}, day), {key}) <= {SAMPLE}
+  qualify row_number() over (partition by day order by xxhash64({key}, day), {key}) <= {max(SAMPLE, ROWS // len(nights))}
 )
 select s.day, s.{key}, s.score, s.model_version, {columns}
 from sampled s left join {tables.features(use_case)} f on f.{key} = s.{key} and f.day = s.day and f.{where({"day": nights})}

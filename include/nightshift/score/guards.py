@@ -220,7 +220,7 @@ def columns(seen: Seen, policy: GuardPolicy) -> Verdict:
 
 
 def parity(seen: Seen, policy: GuardPolicy) -> Verdict:
-    """A sample of the features is what silver gives."""
+    """The features are what silver gives."""
     if seen.parity is None or (seen.scores and not seen.parity.rows):
         return _verdict(parity, "data", ["no row was computed anew: run `parity` of the night"], "")
     moved = [column for column in seen.parity.columns if column != "score"]
