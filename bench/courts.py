@@ -6,7 +6,7 @@ Shared by the bench `reign` and the tests of promotion. Tables are real; the mod
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from include.nightshift.promote.gates import Report
 from include.nightshift.promote.verdict import Verdict
 from include.nightshift.settings import Settings
 from include.nightshift.train import models
+from include.nightshift.train.linear import Term
 from include.nightshift.usecase import UseCase
 from include.usecases.card_fraud.usecase import USE_CASE
 
@@ -90,6 +91,25 @@ class Court:
         (folder / "baseline" / "features.json").write_text(json.dumps({"kind": "linear", "features": self.use_case.feature_names}))
         return folder
 
+    def booster(self, version: str) -> Path:
+        """A model that scores, over random rows, and a linear baseline, in the same place."""
+        import numpy as np
+        import xgboost as xgb
+
+        folder = self.settings.home / "models" / self.use_case.name / version
+        if folder.exists():
+            return folder
+        dice, names = np.random.default_rng(int(version)), self.use_case.feature_names
+        matrix = dice.random((300, len(names))) * 10
+        data = xgb.DMatrix(matrix, (matrix[:, 0] + matrix[:, 3] > 10).astype(float), feature_names=names)
+        (folder / "baseline").mkdir(parents=True)
+        xgb.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, data, 8).save_model(folder / "model.ubj")
+        (folder / "features.json").write_text(json.dumps({"features": names}))
+        terms = [asdict(Term(name, 1.0, 10.0, 1.0, weight=0.1 * place)) for place, name in enumerate(names)]
+        (folder / "baseline" / "model.json").write_text(json.dumps({"intercept": -2.0, "terms": terms}))
+        (folder / "baseline" / "features.json").write_text(json.dumps({"kind": "linear", "features": names}))
+        return folder
+
     def judged(self, version: str, champion: str | None = None, as_of: date = START - DAY, **other: Any) -> str:
         """Make a model and its report; returns the digest. `other`: columns that say something else than a sound report would."""
         folder = self.model(version)
@@ -133,8 +153,8 @@ class Court:
         chain.amend(self.settings, tables.CHAMPION_HISTORY, lambda rows: succession.followed(rows, new))
 
     def dissolved(self) -> None:
-        """Forget who reigned, and why."""
-        for table in (tables.CHAMPION_HISTORY, tables.APPROVALS, tables.GATE_REPORTS):
+        """Forget who reigned, and why, and what was done to them."""
+        for table in (tables.CHAMPION_HISTORY, tables.APPROVALS, tables.GATE_REPORTS, tables.ACTS):
             records.amend(self.settings, table, lambda held: [])
 
     def published(self, night: date) -> None:
