@@ -3,30 +3,33 @@ ends as its kind says; none is published as if nothing were wrong."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from deltalake import write_deltalake
+from pyarrow import parquet
 from pyspark.sql import SparkSession
 
 from bench.courts import Court
 from include.nightshift import nights as nights_module
 from include.nightshift.errors import PublicationError
 from include.nightshift.features import build, parity
-from include.nightshift.lakehouse import log, records, tables, writes
+from include.nightshift.lakehouse import chain, log, records, storage, tables, writes
 from include.nightshift.lakehouse import session as lakehouse
 from include.nightshift.promote import registry, trust
 from include.nightshift.score import decide, held, publications, scores
 from include.nightshift.score.publications import Decision, Published
 from include.nightshift.settings import Settings
-from include.nightshift.train.linear import Term
+from include.nightshift.train import models
 from include.nightshift.usecase import UseCase
 
 pytestmark = pytest.mark.lakehouse
@@ -55,25 +58,6 @@ def silver() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             verdict = {"day": told, "transaction_id": key, "tx_fraud": int(n % 20 < 3), "reported_at": at + timedelta(days=7)}
             verdicts.append(verdict | {"known_at": nights_module.known_at(told)})
     return events, verdicts
-
-
-def model(home: Path, use_case: UseCase, version: str, *, rounds: int = 8) -> Path:
-    """A booster over random rows, and a linear baseline, where the registry keeps its local copies; without rounds, one of constants."""
-    import xgboost as xgb
-
-    folder = home / "models" / use_case.name / version
-    if folder.exists():
-        return folder
-    dice, names = np.random.default_rng(int(version)), use_case.feature_names
-    matrix = dice.random((300, len(names))) * 10
-    data = xgb.DMatrix(matrix, (matrix[:, 0] + matrix[:, 3] > 10).astype(float), feature_names=names)
-    (folder / "baseline").mkdir(parents=True)
-    xgb.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, data, rounds).save_model(folder / "model.ubj")
-    (folder / "features.json").write_text(json.dumps({"features": names}))
-    terms = [asdict(Term(name, 1.0, 10.0, 1.0, weight=0.1 * place)) for place, name in enumerate(names)]
-    (folder / "baseline" / "model.json").write_text(json.dumps({"intercept": -2.0, "terms": terms}))
-    (folder / "baseline" / "features.json").write_text(json.dumps({"kind": "linear", "features": names}))
-    return folder
 
 
 @dataclass(frozen=True)
@@ -134,7 +118,7 @@ def built(installation: Settings, use_case: UseCase) -> Iterator[Lake]:
     build.build(session, installation, use_case, NIGHTS)
     court = Court(installation.home)
     for version, night in ((BEFORE, FIRST), (CHAMPION, YESTERDAY)):
-        model(installation.home, use_case, version)
+        court.booster(version)
         court.enthroned(version, night)
     lake = Lake(session, installation, use_case, court)
     with pytest.MonkeyPatch.context() as patch:
@@ -368,3 +352,124 @@ def test_where_no_champion_is_sound_the_baseline_lists_and_without_one_the_night
     monkeypatch.setattr(trust, "instead", lambda *asked: None)
     decision = lake.decide()
     assert (decision.state, decision.reasons[-1]) == ("held", "no verified model is left that could score the night")
+
+
+def places(lake: Lake, version: str) -> list[Path]:
+    """Where a model lies, verified copies included."""
+    kept = [path.parent for path in lake.settings.home.glob("champions/*/*/verified.json") if f'"version": "{version}"' in path.read_text()]
+    return [lake.settings.home / "models" / lake.use_case.name / version, *kept]
+
+
+def inserted(lake: Lake, table: tables.Table, like: str, **other: Any) -> None:
+    """A row like that of a version's, with other values, put into a chained table past all that writes it."""
+    [row] = [row for row in records.read(lake.settings, table, use_case=lake.use_case.name) if row["model_version"] in (like, None)][-1:]
+    write_deltalake(storage.location(lake.settings, table), table.arrow([row | other]), mode="append")
+
+
+def move_the_alias(lake: Lake) -> None:
+    lake.court.alias.set_registered_model_alias(lake.use_case.name, registry.ALIAS, BEFORE)
+
+
+def overwrite_the_registrys_bytes(lake: Lake) -> None:
+    shutil.copy(places(lake, BEFORE)[0] / "model.ubj", places(lake, CHAMPION)[0] / "model.ubj")
+
+
+def overwrite_every_copy(lake: Lake) -> None:
+    for folder in places(lake, CHAMPION):
+        shutil.copy(places(lake, BEFORE)[0] / "model.ubj", folder / "model.ubj")
+
+
+def insert_an_approval(lake: Lake) -> None:
+    # Of a model that nobody judged, with a report and a reign to go with it.
+    sha256 = models.sha256(lake.court.booster("33"))
+    for table in (tables.GATE_REPORTS, tables.APPROVALS, tables.CHAMPION_HISTORY):
+        known = {"model_version": "33", "report_digest": "f" * 64}
+        inserted(lake, table, CHAMPION, **known, **({"model_sha256": sha256} if "model_sha256" in table.names else {}))
+
+
+def insert_a_sealed_approval(lake: Lake) -> None:
+    # As above, but sealed as if it had come by the way of all rows, by somebody who read the code.
+    digest = lake.court.judged("33")
+    lake.court.answered(digest, by="nobody")
+
+
+def edit_a_row_of_history(lake: Lake) -> None:
+    lake.sql(f"update {{}} set model_version = '{BEFORE}' where model_version = '{CHAMPION}'", tables.CHAMPION_HISTORY)
+
+
+def edit_history_so_that_all_fits(lake: Lake) -> None:
+    [before] = [row for row in records.read(lake.settings, tables.CHAMPION_HISTORY) if row["model_version"] == BEFORE]
+    same = ", ".join(f"{name} = '{before[name]}'" for name in ("model_version", "model_sha256", "report_digest"))
+    lake.sql(f"update {{}} set {same} where model_version = '{CHAMPION}'", tables.CHAMPION_HISTORY)
+
+
+def edit_a_feature(lake: Lake) -> None:
+    name = lake.use_case.feature_names[0]
+    lake.sql(f"update {{}} set {name} = {name} + 3 where {NIGHT} and transaction_id = {9_300_000 + 9 * A_NIGHT}", lake.features)
+
+
+def edit_a_feature_file(lake: Lake) -> None:
+    """In place: the log is as it was, and so is the size that it says."""
+    version = log.version(lake.settings, lake.features)
+    [uri] = [uri for uri in log.opened(lake.settings, lake.features, version).file_uris() if f"day={TONIGHT}" in uri]
+    path = Path(uri)
+    rows, size, name = parquet.ParquetFile(path).read(), path.stat().st_size, lake.use_case.feature_names[0]
+    changed = pc.add(rows[name], pa.array([3.0] + [0.0] * (len(rows) - 1)))
+    parquet.write_table(rows.set_column(rows.column_names.index(name), rows.schema.field(name), changed), path, compression="zstd")
+    made = path.read_bytes()
+    footer = int.from_bytes(made[-8:-4], "little") + 8
+    assert len(made) <= size
+    path.write_bytes(made[:-footer] + bytes(size - len(made)) + made[-footer:])
+    path.with_name(f".{path.name}.crc").unlink()
+
+
+ATTACKS: dict[Callable[[Lake], None], str | None] = {
+    move_the_alias: None,
+    overwrite_the_registrys_bytes: None,
+    overwrite_every_copy: None,
+    insert_an_approval: "ops.approvals",
+    insert_a_sealed_approval: None,
+    edit_a_row_of_history: "ops.champion_history",
+    edit_history_so_that_all_fits: "ops.champion_history",
+    edit_a_feature: None,
+    edit_a_feature_file: None,
+}
+"""Each with the chained table of which a row must be named."""
+
+
+@pytest.fixture
+def attacked(lake: Lake, tmp_path: Path) -> Iterator[Lake]:
+    """The lake; what attacks change beside tables of the walk goes back to what it was, too."""
+    chained = (tables.GATE_REPORTS, tables.APPROVALS, tables.CHAMPION_HISTORY)
+    before = {table: records.read(lake.settings, table) for table in chained}
+    files = {path: path.read_bytes() for path in Path(storage.location(lake.settings, lake.features)).glob(f"day={TONIGHT}/*.parquet")}
+    for name in ("models", "champions"):
+        shutil.copytree(lake.settings.home / name, tmp_path / name)
+    yield lake
+    for table, rows in before.items():
+        records.amend(lake.settings, table, lambda held, rows=rows: rows)  # type: ignore[misc]
+    for path, content in files.items():
+        path.write_bytes(content)
+    for name in ("models", "champions"):
+        shutil.rmtree(lake.settings.home / name)
+        shutil.move(tmp_path / name, lake.settings.home / name)
+    lake.court.alias.set_registered_model_alias(lake.use_case.name, registry.ALIAS, CHAMPION)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_whatever_somebody_in_a_tasks_place_does_the_list_is_what_it_was_or_marked(attacked: Lake, attack: Callable[[Lake], None]) -> None:
+    lake = attacked
+
+    def list_of_the_night() -> list[tuple[Any, ...]]:
+        lake.score()
+        lake.publish(lake.decide())
+        return [tuple(row[name] for name in ("rank", "customer_id", "score", "model_version")) for row in lake.listed()]
+
+    untouched = list_of_the_night()
+    assert untouched
+    assert {row["mark"] for row in lake.listed()} == {None}
+    attack(lake)
+    listed, marks = list_of_the_night(), {row["mark"] for row in lake.listed()}
+    assert listed == untouched if marks == {None} else None not in marks, marks
+    named = {fault.table for fault in chain.verify(lake.settings)}
+    assert named >= {ATTACKS[attack]} - {None}
