@@ -96,5 +96,9 @@ class PublicationError(NightshiftError):
     """A night's list is held, or may not be published as asked; what is out stays as it is."""
 
 
+class ReplayError(NightshiftError):
+    """A night cannot be rebuilt, or what was rebuilt is not what was published."""
+
+
 class ErasureError(NightshiftError):
     """A person cannot be erased as asked, or something still tells of them; the request stays, and the same token goes on."""

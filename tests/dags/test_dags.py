@@ -106,7 +106,21 @@ def bag(airflow_environment: dict[str, str]) -> dict[str, Any]:
 
 
 def test_each_file_makes_one_dag_per_use_case_named_by_its_stem(bag: dict[str, Any]) -> None:
-    stems = ("backfill", "erase", "features", "ingest", "maintain", "monitor", "publish", "reign", "release", "rollback", "score", "train")
+    stems = (
+        "backfill",
+        "erase",
+        "features",
+        "ingest",
+        "maintain",
+        "monitor",
+        "publish",
+        "reign",
+        "release",
+        "replay",
+        "rollback",
+        "score",
+        "train",
+    )
     assert sorted(bag) == [f"card_fraud_{stem}" for stem in stems]
     assert {name: Path(dag["file"]).stem for name, dag in bag.items()} == {name: name.removeprefix("card_fraud_") for name in bag}
 
@@ -126,7 +140,7 @@ def test_each_task_is_retried_and_ends_some_day(bag: dict[str, Any]) -> None:
         for task, seen in dag["tasks"].items():
             assert seen["retries"] >= 1, (name, task)
             # A person may take days to answer, and the waiting holds no worker.
-            assert (seen["timeout"] is None) == (task == "approve"), (name, task)
+            assert (seen["timeout"] is None) == (task in ("approve", "refer")), (name, task)
 
 
 def test_a_list_is_published_only_after_its_guards_and_the_watch_does_not_wait_for_it(bag: dict[str, Any]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.nightshift.ingest.landing import Drop
-from include.nightshift.lakehouse import tables, writes
+from include.nightshift.lakehouse import log, pins, tables, writes
 from include.nightshift.lakehouse.session import where
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from include.nightshift.settings import Settings
     from include.nightshift.usecase import Feed
+
+REPLAYABLE = timedelta(days=365)
+"""So long rows that were replaced are kept, for a `replay` of the nights that were made from them."""
 
 
 @contextmanager
@@ -33,9 +36,15 @@ def staged(session: SparkSession, settings: Settings, feed: Feed, drops: Sequenc
 def write(
     session: SparkSession, settings: Settings, feed: Feed, landed: DataFrame, nights: Sequence[date], rows_expected: int
 ) -> writes.Written:
-    """Replace the nights' rows by the landed ones, in one commit."""
-    frame = landed.where(where({"day": nights}))
-    return writes.replace(session, settings, tables.bronze(feed), frame, {"day": nights}, rows_expected=rows_expected)
+    """Replace the nights' rows by the landed ones, in one commit. Rows that give way to others are pinned: lists were made from them."""
+    table, frame = tables.bronze(feed), landed.where(where({"day": nights}))
+
+    def keep(changing: Sequence[date]) -> None:
+        if again := list(log.rows_by_night(settings, table, {"day": changing})):
+            why = f"{', '.join(map(str, again[:3]))}{' …' if len(again) > 3 else ''} landed again"
+            pins.pin(settings, table, log.version(settings, table), why, datetime.now(UTC).date() + REPLAYABLE)
+
+    return writes.replace(session, settings, table, frame, {"day": nights}, rows_expected=rows_expected, changing=keep)
 
 
 def _provenanced(drop: Drop, now: datetime) -> pa.Table:

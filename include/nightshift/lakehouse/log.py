@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import LakehouseError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 COMMITS_SEARCHED = 50
 """A commit is looked for among so many newest ones: others may have come in the moment since."""
+CHANGES_SEARCHED = 1000
+"""One that changed an old night is looked for among so many."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,21 @@ class Commit:
 
     version: int
     rows: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A commit that changed a night."""
+
+    table: Table
+    night: date
+    version: int
+    operation: str
+    """As Delta calls it: WRITE, DELETE, MERGE …"""
+    at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.table} version {self.version} ({self.operation}) changed night {self.night} last, at {self.at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def opened(settings: Settings, table: Table, version: int | None = None) -> DeltaTable:
@@ -105,11 +122,11 @@ def predicate(slice_: Mapping[str, Collection[Any]]) -> str:
     )
 
 
-def ranges(settings: Settings, table: Table, column: str) -> list[tuple[date, Any, Any]]:
+def ranges(settings: Settings, table: Table, column: str, version: int | None = None) -> list[tuple[date, Any, Any]]:
     """Night, smallest and largest value of a column, of each file; both None where the file does not say."""
     import pyarrow as pa
 
-    files = pa.table(opened(settings, table).get_add_actions(flatten=True))
+    files = pa.table(opened(settings, table, version).get_add_actions(flatten=True))
     low, high = (f"{end}.{column}" for end in ("min", "max"))
     return [(file["partition.day"], file.get(low), file.get(high)) for file in files.to_pylist()]
 
@@ -118,6 +135,24 @@ def extent(settings: Settings, table: Table, version: int | None = None) -> tupl
     """First and last night that hold rows; None where none does."""
     nights = [night for night, rows in rows_by_night(settings, table, version=version).items() if rows]
     return (nights[0], nights[-1]) if nights else None
+
+
+def last_change(settings: Settings, table: Table, night: date) -> Change | None:
+    """The newest commit that brought or took rows of a night, whoever made it; None where it is not among the newest."""
+    folder, newest = Folder(settings, table), version(settings, table)
+    for number in range(newest, max(newest - CHANGES_SEARCHED, -1), -1):
+        try:
+            actions = [json.loads(line) for line in folder.read(commit_path(number)).splitlines()]
+        except FileNotFoundError:
+            break
+        files = [action[kind] for action in actions for kind in ("add", "remove") if kind in action]
+        # Where files were merged, no row changed.
+        if any(file.get("dataChange", True) and (file.get("partitionValues") or {}).get("day") == str(night) for file in files):
+            info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+            return Change(
+                table, night, number, info.get("operation", "unknown"), datetime.fromtimestamp(info.get("timestamp", 0) / 1000, UTC)
+            )
+    return None
 
 
 def committed(settings: Settings, table: Table, mark: str) -> Commit:

@@ -79,9 +79,13 @@ def _all(settings: Settings, **values: str) -> list[Pin]:
     return [Pin(row["table_name"], row["version"], row["why"], row["until"]) for row in rows]
 
 
+def lost(settings: Settings, table: Table, version: int) -> frozenset[str]:
+    """Files of a version that are gone; none: it can be read."""
+    return vacuum.paths(log.opened(settings, table, version)) - {file.path for file in Folder(settings, table).data()}
+
+
 def _check_readable(settings: Settings, table: Table, version: int) -> None:
-    gone = vacuum.paths(log.opened(settings, table, version)) - {file.path for file in Folder(settings, table).data()}
-    if gone:
+    if gone := lost(settings, table, version):
         raise LakehouseError(
             f"{table} version {version} cannot be pinned: {len(gone)} of its files are gone (the first: {min(gone)}). "
             "`maintain` took them because nobody had pinned the version; pin a newer one"

@@ -429,7 +429,7 @@ PUBLICATIONS = Table(
         TableColumn("model_sha256", "string", "SHA-256 of its files."),
         TableColumn("features_version", "bigint", "Version of the features table that was scored."),
         TableColumn("versions", "string", "JSON: versions of the silver and bronze tables that the features rest on."),
-        TableColumn("code", "string", "The git commit that scored."),
+        TableColumn("code", "string", "The git commit that scored; -dirty behind it: it was more than that."),
         TableColumn("features_digest", "string", "Digest of the night's features, without clocks, in whatever order."),
         TableColumn("scores_digest", "string", "Digest of the night's scores, without clocks, in whatever order."),
         TableColumn("alerts_digest", "string", "Digest of the list, without its revision and mark."),
@@ -440,6 +440,26 @@ PUBLICATIONS = Table(
             "string",
             "Who started runs of it by hand, separated by commas, and so may not release it; null for the schedule.",
         ),
+    ),
+)
+REPLAYS = Table(
+    schema="ops",
+    name="replays",
+    comment="Whether a night, made again from bronze, is what was published. One row per night and use case: the last replay.",
+    columns=(
+        _DAY,
+        _USE_CASE,
+        TableColumn("revision", "int", "The revision of the list that it was compared with."),
+        TableColumn(
+            "outcome", "string", "equal, explained (it differs, and what changed since is known), differs or lost (not to be rebuilt)."
+        ),
+        TableColumn("reasons", "string", "JSON: what differs and why, in words; rows by the file and row that brought them."),
+        TableColumn("code", "string", "The git commit that rebuilt it."),
+        TableColumn("cores", "int", "Of the machine, that the rebuild used; null: all of them."),
+        TableColumn("features_digest", "string", "Of what was rebuilt, as in ops.publications."),
+        TableColumn("scores_digest", "string", "Of what was rebuilt, as in ops.publications."),
+        TableColumn("alerts_digest", "string", "Of what was rebuilt, as in ops.publications."),
+        TableColumn("replayed_at", "timestamp", "When.", clock=True),
     ),
 )
 NIGHTS = Table(
@@ -549,7 +569,7 @@ STALE_NIGHTS = Table(
 PARITY = Table(
     schema="ops",
     name="parity",
-    comment="Whether scored rows are what silver says: a sample, computed anew from silver alone. One row per night and use case.",
+    comment="Whether scored rows are what silver says: computed anew from silver alone. One row per night and use case.",
     columns=(
         _DAY,
         _USE_CASE,
@@ -627,6 +647,7 @@ SHARED = (
     CHAMPION_HISTORY,
     ACTS,
     PUBLICATIONS,
+    REPLAYS,
     NIGHTS,
     PARITY,
     LEAK_SCANS,

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from include.nightshift import code
 from include.nightshift.errors import PublicationError
 from include.nightshift.lakehouse import barrier, log, records, stale, tables, writes
 from include.nightshift.lakehouse.session import where
 from include.nightshift.score import alerts
-from include.nightshift.train import pin
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -32,8 +32,11 @@ State = Literal["published", "marked", "held", "skipped"]
 STALE, ODD, ANYWAY = "stale", "odd", "anyway"
 """Marks of a list, beside those of who stands in for a champion (`promote.trust`)."""
 
-_OF_THE_PUBLICATION = {"day", "revision", "mark", "marked_because"}
+OF_THE_PUBLICATION = {"day", "revision", "mark", "marked_because"}
 """Columns of a list that say how it was published, not what it is."""
+
+DIGESTS = ("features_digest", "scores_digest", "alerts_digest")
+"""Columns of `ops.publications` that say what is published and what it rests on, in walking order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,7 @@ def digests(frame: DataFrame, table: Table) -> dict[date, str]:
     Clocks are left out, and of a list its revision and mark. Over sums of row hashes (`writes.fingerprint`): against accidents, not against
     an adversary.
     """
-    columns = sorted(set(table.content) - _OF_THE_PUBLICATION)
+    columns = sorted(set(table.content) - OF_THE_PUBLICATION)
     figures = writes.fingerprints(frame, columns)
     return {night: hashlib.sha256(json.dumps([columns, of_night]).encode()).hexdigest() for night, of_night in figures.items()}
 
@@ -255,7 +258,7 @@ def _record(
     read = {row["day"]: row["features_version"] for row in scored.to_pylist()}
     beneath = [table(feed) for table in (tables.silver, tables.bronze) for feed in use_case.feeds]
     versions = json.dumps({str(table): log.version(settings, table) for table in beneath}, sort_keys=True)
-    code, now = pin.commit(), datetime.now(UTC)
+    ran, now = code.name(), datetime.now(UTC)
     new = []
     for decision in decisions:
         night, each, before = decision.night, lists[decision.night], known.get(decision.night)
@@ -271,7 +274,7 @@ def _record(
             "model_sha256": decision.model_sha256,
             "features_version": read.get(night),
             "versions": again["versions"] if again else versions,
-            "code": again["code"] if again else code,
+            "code": again["code"] if again else ran,
             **digested.get(night, {}),
             "rows": len(each.rows),
             "published_at": now,
@@ -284,13 +287,13 @@ def _record(
 def _digested(session: SparkSession, use_case: UseCase, nights: Sequence[date]) -> dict[date, dict[str, str]]:
     """By night, the digests of what is published and of what it rests on, by their columns of `ops.publications`."""
     of_champions: dict[str, Collection[Any]] = {"day": nights, "role": ["champion"]}
-    slices: dict[str, tuple[Table, Mapping[str, Collection[Any]]]] = {
-        "features_digest": (tables.features(use_case), {"day": nights}),
-        "scores_digest": (tables.scores(use_case), of_champions),
-        "alerts_digest": (tables.alerts(use_case), {"day": nights}),
-    }
+    slices: list[tuple[Table, Mapping[str, Collection[Any]]]] = [
+        (tables.features(use_case), {"day": nights}),
+        (tables.scores(use_case), of_champions),
+        (tables.alerts(use_case), {"day": nights}),
+    ]
     found: dict[date, dict[str, str]] = {}
-    for column, (table, slice_) in slices.items():
+    for column, (table, slice_) in zip(DIGESTS, slices, strict=True):
         for night, digest in digests(session.table(str(table)).where(where(slice_)), table).items():
             found.setdefault(night, {})[column] = digest
     return found

@@ -94,3 +94,22 @@ def test_a_file_without_a_row_count_is_not_taken_for_empty(records_home: Setting
     entry.write_text("\n".join(map(json.dumps, stripped)) + "\n")
     with pytest.raises(LakehouseError, match="no row count"):
         log.rows_by_night(records_home, NIGHTS)
+
+
+def test_the_last_change_of_a_night_is_the_newest_commit_that_brought_or_took_its_rows(records_home: Settings, enter: Enter) -> None:
+    assert log.last_change(records_home, NIGHTS, FIRST) is None
+    enter(FIRST, "features", 1)
+    enter(SECOND, "features", 2)
+    table = log.opened(records_home, NIGHTS)
+    write_deltalake(table, table.to_pyarrow_table().slice(0, 1), mode="append")
+    table.update_incremental()
+    table.optimize.compact()
+    found = {night: log.last_change(records_home, NIGHTS, night) for night in (FIRST, SECOND)}
+    # Merging files is none: it changes no row.
+    assert log.version(records_home, NIGHTS) == 4
+    appended = table.to_pyarrow_table().column("day").to_pylist()
+    twice = max(set(appended), key=appended.count)
+    assert found[twice]
+    assert (found[twice].version, found[twice].operation) == (3, "WRITE")  # type: ignore[union-attr]
+    table.delete(f"day = '{FIRST}'")
+    assert "ops.nights version 5 (DELETE) changed night 2020-03-01 last" in str(log.last_change(records_home, NIGHTS, FIRST))
