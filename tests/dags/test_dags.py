@@ -201,10 +201,14 @@ def test_erase_takes_a_token_and_nothing_else_and_outwaits_what_a_killed_run_lef
 
 
 def test_what_a_person_does_to_champions_asks_why_and_is_done_by_nobody_else_meanwhile(bag: dict[str, Any]) -> None:
-    for name, operator, params in (("rollback", "RollbackOperator", {"version", "why"}), ("reign", "ReignOperator", {"act", "why"})):
+    back = {"rollback": "RollbackOperator", "republish": "RepublishOperator"}
+    for name, operators, params in (
+        ("rollback", back, {"version", "why", "republish"}),
+        ("reign", {"reign": "ReignOperator"}, {"act", "why"}),
+    ):
         dag = bag[f"card_fraud_{name}"]
         assert (dag["timetable"], dag["max_active_runs"], set(dag["params"])) == ("NullTimetable", 1, params)
-        assert {task: seen["type"] for task, seen in dag["tasks"].items()} == {name: operator}
+        assert {task: seen["type"] for task, seen in dag["tasks"].items()} == operators
 
 
 def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(airflow_environment: dict[str, str]) -> None:
