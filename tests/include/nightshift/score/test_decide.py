@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from deltalake import write_deltalake
-from pyarrow import parquet
 from pyspark.sql import SparkSession
 
 from bench.courts import Court
@@ -409,21 +406,6 @@ def edit_a_feature(lake: Lake) -> None:
     lake.sql(f"update {{}} set {name} = {name} + 3 where {NIGHT} and transaction_id = {9_300_000 + 9 * A_NIGHT}", lake.features)
 
 
-def edit_a_feature_file(lake: Lake) -> None:
-    """In place: the log is as it was, and so is the size that it says."""
-    version = log.version(lake.settings, lake.features)
-    [uri] = [uri for uri in log.opened(lake.settings, lake.features, version).file_uris() if f"day={TONIGHT}" in uri]
-    path = Path(uri)
-    rows, size, name = parquet.ParquetFile(path).read(), path.stat().st_size, lake.use_case.feature_names[0]
-    changed = pc.add(rows[name], pa.array([3.0] + [0.0] * (len(rows) - 1)))
-    parquet.write_table(rows.set_column(rows.column_names.index(name), rows.schema.field(name), changed), path, compression="zstd")
-    made = path.read_bytes()
-    footer = int.from_bytes(made[-8:-4], "little") + 8
-    assert len(made) <= size
-    path.write_bytes(made[:-footer] + bytes(size - len(made)) + made[-footer:])
-    path.with_name(f".{path.name}.crc").unlink()
-
-
 ATTACKS: dict[Callable[[Lake], None], str | None] = {
     move_the_alias: None,
     overwrite_the_registrys_bytes: None,
@@ -433,7 +415,6 @@ ATTACKS: dict[Callable[[Lake], None], str | None] = {
     edit_a_row_of_history: "ops.champion_history",
     edit_history_so_that_all_fits: "ops.champion_history",
     edit_a_feature: None,
-    edit_a_feature_file: None,
 }
 """Each with the chained table of which a row must be named."""
 
@@ -443,14 +424,11 @@ def attacked(lake: Lake, tmp_path: Path) -> Iterator[Lake]:
     """The lake; what attacks change beside tables of the walk goes back to what it was, too."""
     chained = (tables.GATE_REPORTS, tables.APPROVALS, tables.CHAMPION_HISTORY)
     before = {table: records.read(lake.settings, table) for table in chained}
-    files = {path: path.read_bytes() for path in Path(storage.location(lake.settings, lake.features)).glob(f"day={TONIGHT}/*.parquet")}
     for name in ("models", "champions"):
         shutil.copytree(lake.settings.home / name, tmp_path / name)
     yield lake
     for table, rows in before.items():
         records.amend(lake.settings, table, lambda held, rows=rows: rows)  # type: ignore[misc]
-    for path, content in files.items():
-        path.write_bytes(content)
     for name in ("models", "champions"):
         shutil.rmtree(lake.settings.home / name)
         shutil.move(tmp_path / name, lake.settings.home / name)
