@@ -27,6 +27,12 @@ _COMMENT = 2000
 """Characters of a comment that are kept."""
 
 
+def answered(told: dict[str, Any]) -> tuple[str, str | None, str]:
+    """What a person answered, who it was (None: nobody in time), and their comment, of what a human's task left."""
+    comment = str((told.get("params_input") or {}).get("comment") or "")[:_COMMENT]
+    return told["chosen_options"][0], (told.get("responded_by_user") or {}).get("name"), comment
+
+
 class ChooseOperator(NightOperator):
     """Hands the best of the trained candidates on, by what they reached on the last training nights; those that failed are left out.
 
@@ -150,12 +156,11 @@ class PromoteOperator(NightOperator):
         if self.approve_task_id is None:
             return said | {"answer": APPROVE, "by": POLICY, "at": context["dag_run"].start_date, "channel": "policy"}
         told = context["ti"].xcom_pull(task_ids=self.approve_task_id)
-        chosen, by, at = told["chosen_options"][0], (told.get("responded_by_user") or {}).get("name"), _moment(told.get("responded_at"))
+        (chosen, by, comment), at = answered(told), _moment(told.get("responded_at"))
         authors = None if judged["authors"] is None else frozenset(judged["authors"])
         against = objections(
             by, settings.approvers, Involved(triggered_by=started, released_by=frozenset(judged["released_by"]), authors=authors)
         )
-        comment = str((told.get("params_input") or {}).get("comment") or "")[:_COMMENT]
         if chosen == APPROVE and against:
             chosen, comment = VOID, "; ".join(against)
         until = at + timedelta(hours=use_case.gate.approval_hours)

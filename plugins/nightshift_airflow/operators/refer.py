@@ -9,6 +9,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from nightshift_airflow.operators.night import NightOperator
+from nightshift_airflow.operators.promote import answered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from include.nightshift.usecase import UseCase
 
 KEEP, RETURN = "Keep the champion", "Return to the baseline"
-_COMMENT = 2000
-"""Characters of a comment that are kept."""
 
 
 class ReferOperator(HITLOperator):
@@ -64,13 +63,12 @@ class SettleOperator(NightOperator):
 
         run, ti = context["dag_run"], context["ti"]
         judged, told = ti.xcom_pull(task_ids=self.gate_task_id, key="report"), ti.xcom_pull(task_ids=self.refer_task_id)
-        chosen, by = told["chosen_options"][0], (told.get("responded_by_user") or {}).get("name") or ""
-        if by not in settings.approvers:
+        chosen, by, comment = answered(told)
+        if by is None or by not in settings.approvers:
             raise AirflowFailException(
                 f"{by or 'nobody'} answered {chosen!r}, and is none of the approvers ({', '.join(sorted(settings.approvers))}): clear the "
                 f"task {self.refer_task_id}, and let one of them answer"
             )
-        comment = str((told.get("params_input") or {}).get("comment") or "")[:_COMMENT]
         why = comment or f"{chosen}, without a word why"
         detail = {"answer": chosen, "report_digest": judged["digest"], "model_version": judged["model_version"]}
         act_id = f"{run.dag_id} {run.run_id}"
