@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -31,8 +30,6 @@ from include.nightshift.settings import ROOT, Ports
 from include.nightshift.train import models
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from include.nightshift.lakehouse.records import Record
     from include.nightshift.promote.trust import Reigning
     from include.nightshift.replay.compare import Difference
@@ -139,10 +136,9 @@ def _replayed(settings: Settings, use_case: UseCase, group: Sequence[Then], core
             sources.lay_out(settings, use_case, group[0].sources, max(then.night for then in group), folder)
         ordered = tuple(rebuild.Night(_decision(then), then.model.folder) for then in wanted)
         rebuild.Order(use_case.name, cores, ordered).write(folder)
-        with _laid_out(group[0].publication["code"], folder / "code") as root:
-            apart = _apart(settings, folder)
-            ran, packages = _name(root, group[0]), code.packages(root)
-            _run(apart, root, folder)
+        apart, (root, ran) = _apart(settings, folder), _laid_out(group[0].publication["code"], folder / "code")
+        packages = code.packages(root)
+        _run(apart, root, folder)
         return [
             _judged(settings, apart, use_case, then, folder, ran, [*causes, *_causes(settings, use_case, then, ran, packages)])
             for then in group
@@ -187,15 +183,11 @@ def _decision(then: Then) -> Decision:
     )
 
 
-@contextmanager
-def _laid_out(commit: str, folder: Path) -> Iterator[Path]:
-    """The root of that code; of the one that runs, where it is the same, or git does not have the other."""
+def _laid_out(commit: str, folder: Path) -> tuple[Path, str]:
+    """The root of that code, and its name; of the one that runs, where it is the same, or git does not have the other."""
     folder.mkdir()
-    yield folder if commit != code.name() and code.laid_out(commit, folder) else ROOT
-
-
-def _name(root: Path, then: Then) -> str:
-    return code.name() if root == ROOT else str(then.publication["code"])
+    here = code.name()
+    return (folder, commit) if commit != here and code.laid_out(commit, folder) else (ROOT, here)
 
 
 def _apart(settings: Settings, folder: Path) -> Settings:
@@ -267,7 +259,7 @@ def _judged(settings: Settings, apart: Settings, use_case: UseCase, then: Then, 
         f"{column.removesuffix('_digest')}: published as {_short(publication[column])}, rebuilt as {_short(digests[column])}"
         for column in unlike
     ]
-    if unlike and not published and rounding:
+    if not published and rounding:
         said.append(f"row by row they are what the tables hold, to the rounding of the model ({rounding:g})")
         return Replayed(night, revision, "equal", tuple(said), differences, ran, digests)
     said += map(str, differences)
