@@ -53,6 +53,7 @@ def test_a_content_hash_leaves_out_clocks_and_nothing_else(use_case: UseCase) ->
         "ops.leak_scans.scanned_at",
         "ops.erased_keys.registered_at",
         "ops.erasures.erased_at",
+        "ops.replays.replayed_at",
     }
 
 
