@@ -52,17 +52,10 @@ from include.nightshift.train import models, pin
 from include.nightshift.train.recipes import Recipe
 from include.nightshift.train.run import MODEL_FOLDER, TrainingRun, read_rows
 from include.nightshift.usecase import UseCase
+from include.usecases.card_fraud.recipes import published
 from include.usecases.card_fraud.usecase import USE_CASE
 
-WINDOWS = (1, 7, 30)
-PUBLISHED = (
-    "tx_amount",
-    "is_weekend",
-    "is_night",
-    *(f"customer_{what}_{days}d" for what in ("count", "mean") for days in WINDOWS),
-    *(f"terminal_{what}_{days}d" for what in ("count", "risk") for days in WINDOWS),
-)
-"""The handbook's features, by our names."""
+PUBLISHED = published().features
 PUBLISHED_RECIPE = {"objective": "binary:logistic", "tree_method": "exact", "max_depth": 3, "learning_rate": 0.1}
 PUBLISHED_ROUNDS, PUBLISHED_DAYS = 100, 7
 

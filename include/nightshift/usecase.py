@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
@@ -339,9 +340,12 @@ class UseCase:
         names = [recipe.name for recipe in self.recipes]
         if len(set(names)) != len(names):
             raise ConfigurationError(f"{self.name}: a recipe's name stands twice in {names}: runs are named by it")
-        self._check_candidates(names)
+        self._check_recipes(names)
 
-    def _check_candidates(self, names: list[str]) -> None:
+    def _check_recipes(self, names: list[str]) -> None:
+        for recipe in self.recipes:
+            if unknown := [name for name in recipe.features if name not in self.feature_names]:
+                raise ConfigurationError(f"{self.name}: recipe {recipe.name} reads {', '.join(unknown)}, which is none of its features")
         if set(self.candidates) - set(names) or len(set(self.candidates)) != len(self.candidates):
             raise ConfigurationError(f"{self.name}: candidates {list(self.candidates)} must be names of its recipes {names}, each once")
         judged_by = {recipe.name: recipe.search.validation_nights for recipe in self.trained if recipe.search}
@@ -356,9 +360,20 @@ class UseCase:
 
     @property
     def trained(self) -> tuple[Recipe, ...]:
-        """The recipes that `train` trains. Where there are several, one without a search gets one of nothing: a figure to compare it by."""
+        """The recipes that `train` trains where nobody asks for others."""
+        return self.training(self.candidates or (self.recipes[0].name,))
+
+    def training(self, names: Sequence[str]) -> tuple[Recipe, ...]:
+        """The recipes of these names as `train` trains them: where there are several, one without a search gets one of nothing, a figure
+        to compare it by.
+
+        Raises:
+            ConfigurationError: none is named, or one that there is not, or one twice.
+        """
         named = {recipe.name: recipe for recipe in self.recipes}
-        chosen = [named[name] for name in self.candidates or [self.recipes[0].name]]
+        if not names or set(names) - set(named) or len(set(names)) != len(names):
+            raise ConfigurationError(f"{self.name}: recipes {list(names)} must be some of {list(named)}, each once")
+        chosen = [named[name] for name in names]
         if len(chosen) == 1:
             return tuple(chosen)
         nights = next((recipe.search.validation_nights for recipe in chosen if recipe.search), Search().validation_nights)

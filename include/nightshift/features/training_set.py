@@ -85,8 +85,10 @@ class Manifest:
         return cls(**raw | {"split": split_, "features": tuple(raw["features"])})
 
 
-def split(use_case: UseCase, first: date, as_of: date, question: Question = FIRST) -> Split:
+def split(use_case: UseCase, first: date, as_of: date, question: Question = FIRST, train_nights: int | None = None) -> Split:
     """The split for a history that begins with `first`, seen from `as_of`; the question says how many nights are held out.
+
+    `train_nights`: train on so many last ones of those that are left; None: on all.
 
     Raises:
         NotMaturedError: the history is too short to train on and, apart from that, to judge on.
@@ -104,7 +106,8 @@ def split(use_case: UseCase, first: date, as_of: date, question: Question = FIRS
             f"{tables.features(use_case)}, as of night {as_of}: training would end with {train_last}, but the history begins with {first}. "
             f"Wait until night {first + (as_of - train_last)}, or bring older nights by `backfill`"
         )
-    return Split(as_of, first, train_last, holdout_first, holdout_last)
+    begin = first if train_nights is None else train_last - timedelta(days=train_nights - 1)
+    return Split(as_of, max(first, begin), train_last, holdout_first, holdout_last)
 
 
 def tables_read(use_case: UseCase) -> tuple[tables.Table, tables.Table, tables.Table]:
@@ -112,7 +115,9 @@ def tables_read(use_case: UseCase) -> tuple[tables.Table, tables.Table, tables.T
     return tables.features(use_case), tables.silver(use_case.events), tables.silver(use_case.labels)
 
 
-def pin(settings: Settings, use_case: UseCase, as_of: date, question: Question = FIRST) -> tuple[Split, dict[str, int]]:
+def pin(
+    settings: Settings, use_case: UseCase, as_of: date, question: Question = FIRST, train_nights: int | None = None
+) -> tuple[Split, dict[str, int]]:
     """Fix what a training run reads: the split, and the versions of features, events and verdicts.
 
     Raises:
@@ -130,7 +135,7 @@ def pin(settings: Settings, use_case: UseCase, as_of: date, question: Question =
             f"{read[2]} holds no verdict of drop {as_of}, so night {as_of - timedelta(days=use_case.label_delay_days)} has not matured: "
             f"run `ingest` of night {as_of}, or train as of an earlier night"
         )
-    return split(use_case, held[0], as_of, question), versions
+    return split(use_case, held[0], as_of, question, train_nights), versions
 
 
 def at(table: tables.Table, versions: dict[str, int]) -> str:

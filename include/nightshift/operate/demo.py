@@ -28,6 +28,7 @@ from include.nightshift.monitor import requests
 from include.nightshift.operate import processes
 from include.nightshift.operate.walk import Walk
 from include.nightshift.promote import history
+from include.nightshift.promote import report as reports
 from include.nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ CHANGED_NIGHTS = 30
 """So many nights before the history ends the world changes: enough of them mature to train on and, apart from those, to judge on."""
 PREEMPTIONS = 2
 """Machines taken away while the challenger trains."""
+PUBLISHED = "published"
+"""The recipe that the first champion is made by, where a use case has one of this name and your files hold enough nights."""
+PROVING_NIGHTS = 28 + 8
+"""Nights on which a challenger is judged against it, and the gap before them: it has not seen them either."""
+SHORTEST = 83
+"""Days from the first night to the last from which on both can be trained and judged."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,14 @@ class Story:
     history_last: date
     live: int
     changes_on: date | None
+    published: str | None = None
+    """The recipe of the first champion, where it is one that others have published: then it is beaten before the first live night."""
 
     @property
     def trained_as_of(self) -> date:
-        """The first champion knows the history up to the day before the change."""
+        """The first champion knows the history up to the day before the change, or before the nights on which it is to be beaten."""
+        if self.published:
+            return self.history_last - timedelta(days=PROVING_NIGHTS)
         return self.changes_on - timedelta(days=1) if self.changes_on else self.history_last
 
 
@@ -111,7 +122,9 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
             raise ConfigurationError("LANDING needs HISTORY=FIRST..LAST, the nights to load at once")
         first, last = nights.parse_range(chosen.history, what="HISTORY")
         settings = dataclasses.replace(settings, landing=str(chosen.landing.expanduser().resolve()))
-        story = Story(first, last, live, None)
+        recipes = [recipe.name for recipe in usecase.registered(settings)[0].recipes]
+        beaten = PUBLISHED in recipes and (last - first).days >= SHORTEST
+        story = Story(first, last, live, None, PUBLISHED if beaten else None)
     spans = landing.spans(settings, usecase.registered(settings)[0].feeds)
     settings = dataclasses.replace(settings, feed_spans=spans, local_preemptions=PREEMPTIONS)
     os.environ.update(processes.environment(settings))
@@ -139,11 +152,15 @@ def _tell(settings: Settings, story: Story, tell: Teller) -> None:
     loaded = log.rows_by_night(settings, tables.features(use_case))
     tell(f"history loaded: {sum(loaded.values()):,} rows of {len(loaded)} nights have features; no champion yet, so no list")
 
-    _approve(walk, walk.train(story.trained_as_of, preemptions=0), tell)
+    first = {"recipes": [story.published]} if story.published else {}
+    _approve(walk, walk.train(story.trained_as_of, preemptions=0, **first), tell)
     if story.trained_as_of < story.history_last:
         walk.backfill(story.trained_as_of + timedelta(days=1), story.history_last, "scores")
         filed = sum(request["state"] == "open" for request in requests.of(settings, use_case)) or "no"
         tell(f"nights {story.trained_as_of + timedelta(days=1)}..{story.history_last} scored and watched with it, {filed} request filed")
+    if story.published:
+        tell(f"the recipe of our own against the one that is {story.published}, on nights that neither has seen:")
+        _approve(walk, walk.train(story.history_last, preemptions=PREEMPTIONS), tell)
 
     for night in nights.between(story.history_last + timedelta(days=1), story.history_last + timedelta(days=story.live)):
         _night(walk, settings, night, tell)
@@ -162,6 +179,7 @@ def _approve(walk: Walk, training: str, tell: Teller) -> None:
     tell(f"trained version {trained['model_version']} in {trained['attempts']} attempts ({trained['preemptions']} machines taken away)")
     for reason in report["reasons"]:
         tell(f"  gate {'passed' if report['passed'] else 'refused'}: {reason}")
+    tell(f"  report  {reports.place(walk.settings, report['digest'])}")
     if not report["passed"]:
         airflow.wait(dag_id, training)
         return

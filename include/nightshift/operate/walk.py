@@ -35,6 +35,7 @@ class Walk:
     """
 
     def __init__(self, settings: Settings, use_case: UseCase) -> None:
+        self.settings = settings
         self.use_case = use_case
         self.airflow = Airflow(settings, settings.approver)
         # Whoever starts a training does not approve its model.
@@ -54,8 +55,8 @@ class Walk:
         """Judge the nights, both included, again by the contracts as they are."""
         self.airflow.run(self.dag("release"), conf={"first_night": first.isoformat(), "last_night": last.isoformat()})
 
-    def train(self, as_of: date, **conf: int) -> str:
-        """Start a training; returns its run id."""
+    def train(self, as_of: date, **conf: int | list[str]) -> str:
+        """Start a training, with other parameters of the DAG if need be; returns its run id."""
         return self.starter.trigger(self.dag("train"), conf={"as_of": as_of.isoformat()} | conf)
 
     def trainings(self) -> set[str]:

@@ -42,7 +42,7 @@ def pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Re
 
 
 def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: Recipe, as_of: date, question: Question) -> Path:
-    split, versions = training_set.pin(settings, use_case, as_of, question)
+    split, versions = training_set.pin(settings, use_case, as_of, question, recipe.train_nights)
     run_id = training_set.run_id(use_case, recipe, split, versions, question)
     folder = settings.home / "runs" / run_id
     if (folder / RUN).exists():
@@ -58,7 +58,7 @@ def _pin(session: SparkSession, settings: Settings, use_case: UseCase, recipe: R
         run_id=run_id,
         use_case=use_case.name,
         recipe=recipe,
-        features=tuple(use_case.feature_names),
+        features=recipe.features or tuple(use_case.feature_names),
         key=use_case.events.key,
         entity=use_case.entity,
         event_time=use_case.events.event_time,

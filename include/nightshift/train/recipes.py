@@ -16,7 +16,7 @@ from include.nightshift.train.space import Search, Value
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
-_NOT_SEARCHED = {"name", "search", "seed"}
+_NOT_SEARCHED = {"name", "search", "seed", "features", "train_nights"}
 """Fields that make no better recipe; the best of several seeds is the luckiest one."""
 
 
@@ -34,8 +34,18 @@ class Recipe:
     seed: int = 20180401
     search: Search | None = None
     """Look for a better recipe of this kind first, and train that one."""
+    features: tuple[str, ...] = ()
+    """What it reads, in this order; nothing here: all features of the use case."""
+    train_nights: int | None = None
+    """So many last nights are trained on; None: all that there are."""
 
     def __post_init__(self) -> None:
+        # From JSON it comes as a list.
+        object.__setattr__(self, "features", tuple(self.features))
+        if len(set(self.features)) != len(self.features):
+            raise ConfigurationError(f"recipe {self.name}: a feature stands twice in {', '.join(self.features)}")
+        if self.train_nights is not None and self.train_nights < 1:
+            raise ConfigurationError(f"recipe {self.name}: train_nights is at least 1, not {self.train_nights}")
         if not _NAME.fullmatch(self.name):
             raise ConfigurationError(f"recipe {self.name!r}: names are lower-case words joined by underscores, they become names of runs")
         if self.search is not None:

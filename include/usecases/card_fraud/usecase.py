@@ -9,7 +9,7 @@ from pathlib import Path
 from include.nightshift import contract
 from include.nightshift.features import declared
 from include.nightshift.usecase import UseCase
-from include.usecases.card_fraud.recipes import linear, sequence, trees
+from include.usecases.card_fraud.recipes import linear, published, sequence, trees
 
 CONTRACTS = Path(__file__).parent / "contracts"
 TRANSACTIONS = contract.feed(CONTRACTS, "transactions")
@@ -26,5 +26,5 @@ USE_CASE = UseCase(
     target="tx_fraud",
     label_delay_days=7,
     features=declared.features("card_fraud"),
-    recipes=(trees(), linear(), sequence()),
+    recipes=(trees(), linear(), sequence(), published()),
 )

@@ -36,18 +36,22 @@ def answered(told: dict[str, Any]) -> tuple[str, str | None, str]:
 class ChooseOperator(NightOperator):
     """Hands the best of the trained candidates on, by what they reached on the last training nights; those that failed are left out.
 
-    :param train_task_ids: the training task of each recipe, in the order of the use case.
+    :param claim_task_id: the task that says which recipes are trained, in their order.
+    :param train_task_ids: the training task of each recipe.
     """
 
-    def __init__(self, *, train_task_ids: dict[str, str], **kwargs: Any) -> None:
+    def __init__(self, *, claim_task_id: str, train_task_ids: dict[str, str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.claim_task_id = claim_task_id
         self.train_task_ids = train_task_ids
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
         from include.nightshift.errors import NightshiftError
         from include.nightshift.promote.choose import choose
 
-        trained = {recipe: context["ti"].xcom_pull(task_ids=task_id) for recipe, task_id in self.train_task_ids.items()}
+        ti = context["ti"]
+        asked = ti.xcom_pull(task_ids=self.claim_task_id)["recipes"]
+        trained = {recipe: ti.xcom_pull(task_ids=self.train_task_ids[recipe]) for recipe in asked}
         try:
             choice = choose([_candidate(recipe, result) for recipe, result in trained.items()])
         except NightshiftError as error:

@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from include.nightshift import settings, usecase
-from include.nightshift.errors import NotMaturedError
+from include.nightshift.errors import ConfigurationError, NotMaturedError
 from nightshift_airflow.operators.night import NightOperator
 
 if TYPE_CHECKING:
@@ -38,16 +38,18 @@ class ClaimOperator(BaseOperator):
     :param as_of: a night, or `last`; templated.
     :param question: what a run that is started by hand asks; templated.
     :param changed_on: with the question `recover`, the first night of the changed world; templated.
+    :param recipes: names of those to train, separated by commas; templated.
     """
 
-    template_fields: Sequence[str] = ("as_of", "question", "changed_on")
+    template_fields: Sequence[str] = ("as_of", "question", "changed_on", "recipes")
 
-    def __init__(self, *, use_case: str, as_of: str, question: str, changed_on: str, **kwargs: Any) -> None:
+    def __init__(self, *, use_case: str, as_of: str, question: str, changed_on: str, recipes: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.use_case = use_case
         self.as_of = as_of
         self.question = question
         self.changed_on = changed_on
+        self.recipes = recipes
 
     def execute(self, context: Context) -> Any:
         from include.nightshift import nights
@@ -59,6 +61,11 @@ class ClaimOperator(BaseOperator):
 
         installed = settings.load()
         use_case = usecase.load(self.use_case, installed)
+        recipes = self.recipes.split(",")
+        try:
+            use_case.training(recipes)
+        except ConfigurationError as error:
+            raise AirflowFailException(str(error)) from error
         if self.as_of == LAST_WHOLE_NIGHT:
             held = [log.extent(installed, tables.silver(feed)) for feed in use_case.feeds]
             if None in held:
@@ -88,6 +95,7 @@ class ClaimOperator(BaseOperator):
             "as_of": as_of.isoformat(),
             "request_ids": [request["request_id"] for request in claimed],
             "question": question.told(),
+            "recipes": recipes,
         }
 
 
@@ -104,10 +112,10 @@ class ScanOperator(NightOperator):
 
 
 class PinOperator(NightOperator):
-    """Lays the training run's rows, at pinned table versions, in its folder; returns the folder.
+    """Lays the training run's rows, at pinned table versions, in its folder; returns the folder. Skipped where nobody asked for the recipe.
 
-    :param recipe: name of one of the use case's candidates.
-    :param claim_task_id: the task that settled the question.
+    :param recipe: name of one of the use case's recipes.
+    :param claim_task_id: the task that settled what is trained, and the question.
     """
 
     def __init__(self, *, recipe: str, claim_task_id: str, **kwargs: Any) -> None:
@@ -120,8 +128,11 @@ class PinOperator(NightOperator):
         from include.nightshift.promote.question import Question
         from include.nightshift.train import pin
 
-        question = Question.of(context["ti"].xcom_pull(task_ids=self.claim_task_id)["question"])
-        recipe = next(recipe for recipe in use_case.trained if recipe.name == self.recipe)
+        claimed = context["ti"].xcom_pull(task_ids=self.claim_task_id)
+        if self.recipe not in claimed["recipes"]:
+            raise AirflowSkipException(f"this run trains {', '.join(claimed['recipes'])}")
+        question = Question.of(claimed["question"])
+        recipe = next(recipe for recipe in use_case.training(claimed["recipes"]) if recipe.name == self.recipe)
         try:
             return str(pin.pin(connect(settings), settings, use_case, recipe, nights[-1], question))
         except NotMaturedError as error:

@@ -45,6 +45,7 @@ SEARCHED = Trees(name="trees", search=Search(space={"max_depth": Between(3, 8)},
         ({"label_delay_days": 0}, "at least 1"),
         ({"features": ()}, "needs features"),
         ({"recipes": ()}, "at least one recipe"),
+        ({"recipes": (Trees(name="trees", features=("tx_amount", "moon")),)}, "recipe trees reads moon, which is none of its features"),
         ({"candidates": ("trees", "forest")}, r"candidates \['trees', 'forest'\] must be names of its recipes \['trees', 'linear'"),
         ({"candidates": ("trees", "trees")}, "each once"),
         (
@@ -56,6 +57,17 @@ SEARCHED = Trees(name="trees", search=Search(space={"max_depth": Between(3, 8)},
 def test_a_use_case_that_contradicts_itself_is_refused(use_case: UseCase, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         replace(use_case, **change)
+
+
+def test_the_recipes_that_are_asked_for_are_trained_and_no_other_words_are_names_of_any(use_case: UseCase) -> None:
+    assert use_case.training(["linear"]) == (use_case.recipes[1],)
+    assert [(recipe.name, recipe.search) for recipe in use_case.training(["linear", "trees"])] == [
+        ("linear", Search()),
+        ("trees", Search()),
+    ]
+    for names in ([], ["forest"], ["trees", "trees"], [""]):
+        with pytest.raises(ConfigurationError, match="must be some of"):
+            use_case.training(names)
 
 
 def test_without_candidates_the_first_recipe_is_trained_as_it_is(use_case: UseCase) -> None:

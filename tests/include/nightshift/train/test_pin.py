@@ -55,6 +55,19 @@ def test_what_a_run_reads_is_pinned_for_a_year_before_the_first_row_is_read(hist
     assert (len(seen), log.version(history, tables.TABLE_PINS)) == (1, before)
 
 
+def test_a_recipe_that_reads_some_features_of_some_last_nights_gets_those(history: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_set, "write", lambda *_: SimpleNamespace(digest="digest"))
+    few = replace(RECIPE, features=tuple(USE_CASE.feature_names[2:0:-1]), train_nights=7)
+    whole, part = (TrainingRun.load(pin.pin(None, history, USE_CASE, recipe, AS_OF)) for recipe in (RECIPE, few))  # type: ignore[arg-type]
+    assert whole.features == tuple(USE_CASE.feature_names)
+    assert part.features == few.features
+    assert part.run_id != whole.run_id
+    assert part.train_first == part.train_last - timedelta(days=6)
+    assert (part.train_last, part.holdout_first, part.holdout_last) == (whole.train_last, whole.holdout_first, whole.holdout_last)
+    # More nights than there are: all of them.
+    assert training_set.split(USE_CASE, FIRST, AS_OF, train_nights=1000) == training_set.split(USE_CASE, FIRST, AS_OF)
+
+
 def test_a_version_that_is_gone_stops_the_run_before_it_has_a_folder(history: Settings) -> None:
     for uri in log.opened(history, READ[1]).file_uris()[:1]:
         Path(uri).unlink()

@@ -17,7 +17,10 @@ from include.usecases.card_fraud import recipes as card_fraud
 from include.usecases.card_fraud.usecase import USE_CASE
 
 
-@pytest.mark.parametrize("recipe", [Trees(name="a", rounds=30), Linear(name="b", steps=3), Attention(name="c", width=64, heads=2)])
+SOME = Trees(name="d", rounds=30, features=("f2", "f1"), train_nights=7)
+
+
+@pytest.mark.parametrize("recipe", [SOME, Trees(name="a", rounds=30), Linear(name="b", steps=3), Attention(name="c", width=64, heads=2)])
 def test_a_run_gives_back_the_type_and_every_field(make_run: Callable[..., Path], recipe: Recipe) -> None:
     folder = make_run(recipe=recipe)
     assert json.loads((folder / "run.json").read_text())["recipe"]["kind"] == recipe.kind
@@ -48,6 +51,8 @@ def test_what_is_no_recipe_is_refused_with_advice(told: object, says: str) -> No
     ("kind", "change", "says"),
     [
         (Trees, {"name": "Trees!"}, "names are lower-case"),
+        (Trees, {"features": ("a", "b", "a")}, "a feature stands twice in a, b, a"),
+        (Linear, {"train_nights": 0}, "train_nights is at least 1"),
         (Trees, {"rounds": 5, "rounds_per_chunk": 6}, "rounds_per_chunk <= rounds"),
         (Trees, {"colsample_bytree": 0.0}, "colsample_bytree lies in"),
         (Linear, {"steps": 0}, "steps is at least 1"),
@@ -66,8 +71,9 @@ def test_impossible_fields_are_refused(kind: type[Recipe], change: dict[str, Any
 
 
 def test_card_fraud_trains_trees_first_and_has_a_recipe_of_each_kind() -> None:
-    assert USE_CASE.recipes == (card_fraud.trees(), card_fraud.linear(), card_fraud.sequence())
-    assert [recipe.kind for recipe in USE_CASE.recipes] == list(recipes.KINDS)
+    assert USE_CASE.recipes == (card_fraud.trees(), card_fraud.linear(), card_fraud.sequence(), card_fraud.published())
+    assert list(dict.fromkeys(recipe.kind for recipe in USE_CASE.recipes)) == list(recipes.KINDS)
+    assert len(card_fraud.published().features) == 15
 
 
 def test_importing_recipes_brings_no_heavy_library() -> None:
