@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, {there or 'no'} GPUs among the devices", flush=True)
     # In a process that ends, for whoever asks holds a part of the GPU, and some are set to have one holder at a time.
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-        sights = list(apart.map(sight, [recipe for recipe in USE_CASE.recipes if isinstance(recipe, Compared)]))
+        first_of_kind = {recipe.kind: recipe for recipe in reversed(USE_CASE.recipes) if isinstance(recipe, Compared)}
+        sights = list(apart.map(sight, first_of_kind.values()))
     print("\n".join(map(str, sights)), flush=True)
     if not any(seen.gpu for seen in sights):
         found = there or any(seen.sees for seen in sights)

@@ -16,7 +16,6 @@ from include.nightshift.train.run import TrainingRun
 from include.usecases.card_fraud import recipes as card_fraud
 from include.usecases.card_fraud.usecase import USE_CASE
 
-
 SOME = Trees(name="d", rounds=30, features=("f2", "f1"), train_nights=7)
 
 
