@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
+from include.nightshift.errors import PublicationError
 from include.nightshift.features import parity
 from include.nightshift.lakehouse import log as table_log
 from include.nightshift.lakehouse import tables
@@ -83,6 +84,24 @@ def rescored(session: SparkSession, settings: Settings, use_case: UseCase, night
     scores.again(session, settings, use_case, model, [night])
     parity.check(session, settings, use_case, [night])
     return _decision(night, _Night(model, *_judged(session, settings, use_case, {night: model})[night]))
+
+
+def check_reign(settings: Settings, use_case: UseCase, decisions: Sequence[Decision]) -> None:
+    """Ask once more, right before lists go out, whether the champions that scored them reign: somebody may have been promoted since.
+
+    Raises:
+        PublicationError: another one reigns over a night by now, or nobody.
+        RegistryError: the one who does is not what was promoted, and nothing that was verified can stand in.
+    """
+    by_champions = [each for each in decisions if each.state != "held" and each.mark in (None, publications.ODD)]
+    reigning = trust.reigning_over(settings, use_case, [each.night for each in by_champions])
+    for decision in by_champions:
+        now = reigning.get(decision.night)
+        if now is None or now.version != decision.model_version:
+            raise PublicationError(
+                f"night {decision.night} of {use_case.name} was scored by version {decision.model_version}, and "
+                f"{f'version {now.version}' if now else 'nobody'} reigns over it by now: nothing was published. Clear `scores`"
+            )
 
 
 def _judged(

@@ -92,10 +92,16 @@ class AlertsOperator(NightOperator):
         self.guard_task_id = guard_task_id
 
     def work(self, context: Context, settings: Settings, use_case: UseCase, nights: list[date]) -> Any:
+        from include.nightshift.errors import PublicationError
         from include.nightshift.lakehouse.session import connect
-        from include.nightshift.score import held, publications
+        from include.nightshift.score import decide, held, publications
 
         decisions = [publications.Decision.from_dict(told) for told in context["ti"].xcom_pull(task_ids=self.guard_task_id)]
+        try:
+            decide.check_reign(settings, use_case, decisions)
+        except PublicationError as error:
+            # Only other scores mend it.
+            raise AirflowFailException(str(error)) from error
         by = context["dag_run"].triggering_user_name
         published = publications.publish(connect(settings), settings, use_case, decisions, triggered_by=by)
         held.tell(settings, use_case, decisions, published)
