@@ -416,7 +416,11 @@ def edit_a_feature_file(lake: Lake) -> None:
     path = Path(uri)
     rows, size, name = parquet.ParquetFile(path).read(), path.stat().st_size, lake.use_case.feature_names[0]
     changed = pc.add(rows[name], pa.array([3.0] + [0.0] * (len(rows) - 1)))
-    parquet.write_table(rows.set_column(rows.column_names.index(name), rows.schema.field(name), changed), path, compression="zstd")
+    changed_rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), changed)
+    # All that is not needed is left out, for the size is made up with nothing before the footer.
+    small = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "store_schema": False}
+    small["use_deprecated_int96_timestamps"] = True  # as Spark writes them
+    parquet.write_table(changed_rows.replace_schema_metadata(), path, **small)
     made = path.read_bytes()
     footer = int.from_bytes(made[-8:-4], "little") + 8
     assert len(made) <= size
