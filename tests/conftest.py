@@ -41,6 +41,10 @@ SERVERS = {"running", "installation", "lake_on_s3"}
 """The fixtures of which a run has one each: the whole installation, the lakehouse server, and one with tables on S3. The first two run
 side by side, on two workers."""
 
+IMPATIENT = "-XX:TieredStopAtLevel=1 -Dspark.sql.codegen.wholeStage=false -Dspark.sql.codegen.factoryMode=NO_CODEGEN"
+"""What the JVM of a server whose tables have hundreds of rows is told: compiling code for them, twice, was a third of all processor time.
+The whole installation is not told it: there the nights are larger, and run as a team's do."""
+
 Land = Callable[[Feed, date, Iterable[Sequence[object]]], Path]
 
 
@@ -103,7 +107,7 @@ def served() -> Callable[[Settings], AbstractContextManager[Any]]:
 
 def _served(settings: Settings) -> AbstractContextManager[Any]:
     _lend_jars(settings)
-    return served_alone(settings)
+    return served_alone(settings, JAVA_TOOL_OPTIONS=IMPATIENT)
 
 
 def _lend_jars(settings: Settings) -> None:
