@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.operate.environment import prepare_home
 from include.nightshift.settings import ROOT, Settings
+from tests import apart
 
 FILES = sorted((ROOT / "dags").glob("*.py"))
 HEAVY = {"pyspark", "delta", "torch", "mlflow", "xgboost", "evidently", "pandas", "sklearn", "dbt", "shap", "deltalake", "duckdb", "polars"}
@@ -84,23 +82,15 @@ print("ANSWER" + json.dumps({"names": names, "modules": sorted({name.partition("
 
 
 @pytest.fixture(scope="module")
-def airflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(home=tmp_path_factory.mktemp("home"))
     prepare_home(settings)
-    return environment(settings)
-
-
-def ask(program: str, variables: dict[str, str], *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.rpartition("ANSWER")[2])
+    return settings
 
 
 @pytest.fixture(scope="module")
-def bag(airflow_environment: dict[str, str]) -> dict[str, Any]:
-    answer: dict[str, Any] = ask(LOOK, airflow_environment, str(ROOT / "dags"))
+def bag(settings: Settings) -> dict[str, Any]:
+    answer: dict[str, Any] = apart.run(settings, "-c", LOOK, str(ROOT / "dags")).answer
     assert answer["errors"] == {}
     return dict(answer["dags"])
 
@@ -160,10 +150,8 @@ def test_the_human_is_asked_with_the_retries_that_a_quick_answer_needs(bag: dict
     assert approve["retries"] >= 2
 
 
-def test_a_feed_that_is_pulled_is_pulled_before_it_is_ingested_and_the_rest_is_as_without(
-    bag: dict[str, Any], airflow_environment: dict[str, str]
-) -> None:
-    pulled = ask(PULLED + LOOK, airflow_environment, str(ROOT / "dags"))
+def test_a_feed_that_is_pulled_is_pulled_before_it_is_ingested_and_the_rest_is_as_without(bag: dict[str, Any], settings: Settings) -> None:
+    pulled = apart.run(settings, "-c", PULLED + LOOK, str(ROOT / "dags")).answer
     assert pulled["errors"] == {}
     for name, dag in pulled["dags"].items():
         after = {task: seen["after"] for task, seen in dag["tasks"].items()}
@@ -178,9 +166,7 @@ def test_a_feed_that_is_pulled_is_pulled_before_it_is_ingested_and_the_rest_is_a
     assert set(pulled["dags"]["card_fraud_backfill"]["params"]) - set(bag["card_fraud_backfill"]["params"]) == {"pull_again"}
 
 
-def test_maintain_runs_weekly_one_at_a_time_and_with_the_clock_off_never_by_itself(
-    bag: dict[str, Any], airflow_environment: dict[str, str]
-) -> None:
+def test_maintain_runs_weekly_one_at_a_time_and_with_the_clock_off_never_by_itself(bag: dict[str, Any], settings: Settings) -> None:
     maintain = bag["card_fraud_maintain"]
     assert (maintain["timetable"], maintain["max_active_runs"]) == ("CronTriggerTimetable", 1)
     assert maintain["params"] == {"keep_days": 30}
@@ -188,7 +174,7 @@ def test_maintain_runs_weekly_one_at_a_time_and_with_the_clock_off_never_by_itse
         "tables": "MaintainOperator",
         "checkpoints": "PruneOperator",
     }
-    off = ask(LOOK, airflow_environment | {"NIGHTSHIFT_CLOCK": "off"}, str(ROOT / "dags" / "maintain.py"))
+    off = apart.run(settings, "-c", LOOK, str(ROOT / "dags" / "maintain.py"), NIGHTSHIFT_CLOCK="off").answer
     assert off["errors"] == {}
     assert off["dags"]["card_fraud_maintain"]["timetable"] == "NullTimetable"
 
@@ -211,16 +197,16 @@ def test_what_a_person_does_to_champions_asks_why_and_is_done_by_nobody_else_mea
         assert {task: seen["type"] for task, seen in dag["tasks"].items()} == operators
 
 
-def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(airflow_environment: dict[str, str]) -> None:
-    answer = ask(IMPORT, airflow_environment, str(ROOT / "plugins"), *map(str, FILES))
+def test_no_dag_file_costs_more_than_a_third_of_a_second_or_imports_anything_heavy(settings: Settings) -> None:
+    answer = apart.run(settings, "-c", IMPORT, str(ROOT / "plugins"), *map(str, FILES)).answer
     assert len(answer) == len(FILES) > 0
     for path, seen in answer.items():
         assert not HEAVY & set(seen["modules"]), path
         assert seen["seconds"] < SECONDS, (path, seen["seconds"])
 
 
-def test_the_library_imports_with_airflow_absent_and_pulls_in_neither_it_nor_spark(airflow_environment: dict[str, str]) -> None:
-    answer = ask(WITHOUT_AIRFLOW, airflow_environment)
+def test_the_library_imports_with_airflow_absent_and_pulls_in_neither_it_nor_spark(settings: Settings) -> None:
+    answer = apart.run(settings, "-c", WITHOUT_AIRFLOW).answer
     assert {"include.nightshift.lakehouse.writes", "include.nightshift.train.trees", "include.usecases.card_fraud.usecase"} <= set(
         answer["names"]
     )

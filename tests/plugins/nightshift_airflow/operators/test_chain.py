@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -13,7 +11,8 @@ import pytest
 from include.nightshift.lakehouse import chain, records
 from include.nightshift.lakehouse.tables import ACTS
 from include.nightshift.operate.environment import environment, prepare_home
-from include.nightshift.settings import ROOT, Settings
+from include.nightshift.settings import Settings
+from tests import apart
 
 # In a process of its own, because Airflow takes over the logging of whoever imports it. Airflow's database, its models and what its
 # scheduler does with a run whose tasks have ended; only the task is called here, and not by way of the API server.
@@ -89,13 +88,9 @@ def airflow(records_home: Settings) -> Settings:
 
 def run(settings: Settings, *asked: tuple[str, str, bool]) -> list[dict[str, Any]]:
     """Runs, each by its name, how the task beside ends, and whether the scheduler is lost before its transaction ends."""
-    variables = environment(settings) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
     program = settings.home / "night.py"
     program.write_text(RUNS)
-    line = [sys.executable, str(program), json.dumps(asked)]
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    answer: list[dict[str, Any]] = json.loads(done.stdout.rpartition("ANSWER")[2])
+    answer: list[dict[str, Any]] = apart.run(settings, str(program), json.dumps(asked)).answer
     return answer
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.operate.environment import prepare_home
 from include.nightshift.settings import ROOT, Settings
 from include.nightshift.train.run import TrainingRun
 from include.nightshift.usecase import UseCase
+from tests import apart
 
 # In a process of its own, because Airflow takes over the logging of whoever imports it.
 PROGRAM = """
@@ -69,11 +67,7 @@ def test_the_better_candidate_goes_on_and_one_that_failed_stops_nobody(tmp_path:
     }
     settings = Settings(home=tmp_path / "home")
     prepare_home(settings)
-    variables = environment(settings) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
-    line = [sys.executable, "-c", PROGRAM, str(ROOT / "dags" / "train.py"), json.dumps(left)]
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    answer = json.loads(done.stdout.rpartition("ANSWER")[2])
+    answer = apart.run(settings, "-c", PROGRAM, str(ROOT / "dags" / "train.py"), json.dumps(left)).answer
     after = answer["after"]
     assert after["choose"] == sorted(f"train_{recipe.name}" for recipe in use_case.recipes)
     for recipe in ("trees", "linear"):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,9 @@ import psycopg2
 import pytest
 from pyarrow import parquet
 
-from include.nightshift.operate.environment import environment, prepare_home
-from include.nightshift.settings import ROOT, Settings
+from include.nightshift.operate.environment import prepare_home
+from include.nightshift.settings import Settings
+from tests import apart
 
 # In a process of its own, because Airflow takes over the logging of whoever imports it.
 PULL = """
@@ -58,12 +56,10 @@ PASSWORD = "p@ss/w:rd?#%"
 
 def ask(settings: Settings, program: str, *arguments: str, **connections: str) -> Any:
     """What the program answers, with these connections in its environment; the password that tests use is seen nowhere."""
-    variables = environment(settings) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
-    variables |= {f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()}
-    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert not [word for word in (PASSWORD, quote(PASSWORD, safe="")) if word in done.stdout + done.stderr]
-    return json.loads(done.stdout.rpartition("ANSWER")[2])
+    variables = {f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()}
+    told = apart.run(settings, "-c", program, *arguments, **variables)
+    assert not [word for word in (PASSWORD, quote(PASSWORD, safe="")) if word in told.output]
+    return told.answer
 
 
 @pytest.fixture

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from include.nightshift.lakehouse import records, storage, tables
-from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.operate.environment import prepare_home
 from include.nightshift.settings import ROOT, Settings
+from tests import apart
 
 # In a process of its own, because Airflow takes over the logging of whoever imports it.
 PROGRAM = """
@@ -88,11 +86,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def told(home: Settings) -> dict[str, Any]:
-    variables = environment(home) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
-    line = [sys.executable, "-c", PROGRAM, str(ROOT / "dags" / "train.py"), json.dumps(CASES)]
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    answer: dict[str, Any] = json.loads(done.stdout.rpartition("ANSWER")[2])
+    answer: dict[str, Any] = apart.run(home, "-c", PROGRAM, str(ROOT / "dags" / "train.py"), json.dumps(CASES)).answer
     return answer
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.courts import START, Court
 from include.nightshift.lakehouse import records, tables
-from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.operate.environment import prepare_home
 from include.nightshift.promote import history, registry
-from include.nightshift.settings import ROOT
+from tests import apart
 
 # In a process of its own, because Airflow takes over the logging of whoever imports it.
 ACT = """
@@ -51,11 +46,7 @@ def test_acts_are_done_once_in_the_name_of_who_asked(tmp_path: Path, monkeypatch
     prepare_home(court.settings)
     for version, champion in (("1", None), ("2", "1"), ("3", "2")):
         history.crown(court.settings, court.use_case, court.approved(version, champion), why="gates passed")
-    variables = environment(court.settings) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
-    line = [sys.executable, "-c", ACT, str(tmp_path)]
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    answers: list[Any] = json.loads(done.stdout.rpartition("ANSWER")[2])
+    answers = apart.run(court.settings, "-c", ACT, str(tmp_path)).answer
     rolled = {"model_version": "2", "from_night": START.isoformat(), "by": "ann", "why": "it finds nothing"}
     assert answers[1:3] == [rolled, rolled]
     assert "nobody is known to have started r0" in answers[0]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from include.nightshift.operate.environment import environment, prepare_home
-from include.nightshift.settings import ROOT, Settings
+from include.nightshift.operate.environment import prepare_home
+from include.nightshift.settings import Settings
+from tests import apart
 
 # In a process of its own, because Airflow takes over the logging of whoever imports it.
 PUBLISH = """
 import json
+from datetime import date
 from types import SimpleNamespace
 from airflow.sdk.exceptions import AirflowFailException
 from include.nightshift import notify
@@ -50,7 +48,13 @@ def released(session, settings, use_case, night, *, by, why, act_id):
     told.append(["released", str(night), by, why, act_id])
     return Published(night, 2, "marked", "anyway", 100, 8)
 
-decide.decide, publications.publish, held.release = decided, published, released
+promoted = set()
+
+def check_reign(settings, use_case, decisions):
+    if promoted & {each.night for each in decisions}:
+        raise PublicationError("version 4 reigns by now")
+
+decide.decide, decide.check_reign, publications.publish, held.release = decided, check_reign, published, released
 
 def run(operator, **context):
     try:
@@ -75,8 +79,11 @@ answers = {
     "held": alerts("2026-03-12..2026-03-14", 3), "out": alerts("2026-03-12", 1),
     "publish": [run(PublishOperator(task_id="publish", use_case="card_fraud", nights="2026-03-13", why="a holiday"), dag_run=by(name))
                 for name in ("ann", "bob", None)],
-    "told": told,
 }
+answers["told"] = list(told)
+promoted |= {date(2026, 3, 12)}
+answers["late"] = alerts("2026-03-12..2026-03-14", 3)
+answers["told late"] = told[len(answers["told"]):]
 print("ANSWER" + json.dumps(answers))
 """
 
@@ -85,11 +92,7 @@ print("ANSWER" + json.dumps(answers))
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     settings = Settings(home=tmp_path_factory.mktemp("home"))
     prepare_home(settings)
-    variables = environment(settings) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
-    line = [sys.executable, "-c", PUBLISH]
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.rpartition("ANSWER")[2])
+    told: dict[str, Any] = apart.run(settings, "-c", PUBLISH).answer
     return told
 
 
@@ -113,6 +116,11 @@ def test_a_held_list_fails_its_task_once_what_is_out_was_published_and_told(answ
 
 def test_a_list_that_is_out_tells_its_length_and_revision(answers: dict[str, Any]) -> None:
     assert answers["out"] == {"lengths": {"2026-03-12": 100}, "revisions": {"2026-03-12": 1}, "version": 7}
+
+
+def test_of_several_nights_none_goes_out_where_another_champion_reigns_over_one_by_now(answers: dict[str, Any]) -> None:
+    assert answers["late"] == "AirflowFailException: version 4 reigns by now"
+    assert answers["told late"] == []
 
 
 def test_a_held_list_is_let_out_in_the_name_of_who_is_logged_in_and_a_refusal_is_final(answers: dict[str, Any]) -> None:

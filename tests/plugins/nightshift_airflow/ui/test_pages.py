@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import date
 from typing import Any
 
@@ -15,10 +12,11 @@ from deltalake import DeltaTable
 from include.nightshift.features import docs
 from include.nightshift.features.project import Node
 from include.nightshift.lakehouse import ledger, storage, tables
-from include.nightshift.operate.environment import environment, prepare_home
+from include.nightshift.operate.environment import prepare_home
 from include.nightshift.promote import report as reports
-from include.nightshift.settings import ROOT, Settings
+from include.nightshift.settings import Settings
 from include.usecases.card_fraud.usecase import USE_CASE
+from tests import apart
 
 # In a process of its own, because Airflow takes over the logging of whoever imports it; in one, because it takes its time to.
 PROGRAM = """
@@ -130,11 +128,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def told(settings: Settings) -> dict[str, Any]:
-    variables = environment(settings) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
-    line = [sys.executable, "-c", PROGRAM, json.dumps(CASES)]
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    answer: dict[str, Any] = json.loads(done.stdout.rpartition("ANSWER")[2])
+    answer: dict[str, Any] = apart.run(settings, "-c", PROGRAM, json.dumps(CASES)).answer
     return answer
 
 
