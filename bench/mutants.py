@@ -1,4 +1,4 @@
-"""Whether the tests of what decides would notice if it decided otherwise: mutants of the gates, the report and the promotion.
+"""Whether the tests of what decides would notice if it decided otherwise: mutants of the gates, the report, the promotion and the trust.
 
 `make bench NAME=mutants ARGS="[--modules M,M] [--sample N]"`. Each mutant is one small change to one module: a comparison turned, a
 condition denied, a number moved, a sum made a difference. A fork of this process, which has the libraries loaded, puts the mutant in the
@@ -37,11 +37,16 @@ TESTED: Mapping[str, tuple[str, ...]] = {
     "verdict": ("verdict", "gates", "report"),
     "question": ("question", "gates"),
     "evidence": ("evidence", "gates"),
+    "metrics": ("metrics", "gates"),
     "compare": ("compare", "gates"),
     "gates": ("gates", "report", "judge"),
     "report": ("report", "judge"),
     "judge": ("judge",),
     "approval": ("approval",),
+    "succession": ("history", "trust"),
+    "history": ("history",),
+    "proof": ("trust", "history"),
+    "trust": ("trust",),
 }
 """Modules that decide, and the tests that must notice, both below `promote`."""
 KNOWN: Mapping[tuple[str, str], str] = {

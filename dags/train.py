@@ -109,12 +109,13 @@ def train(use_case: UseCase, local_preemptions: int, approvers: Sequence[str]) -
         )
         scan = ScanOperator(task_id="scan", **on_night)
         lanes = {recipe.name: f"train_{recipe.name}" for recipe in use_case.recipes}
-        # One that failed, or that nobody asked for, does not stop the others; with none of them there is nothing to choose.
+        # One that failed, or that nobody asked for, does not stop the others; that there is one to choose, it sees to itself. A run that
+        # claimed nothing does not come here: `claim` is a setup.
         choose = ChooseOperator(
             task_id="choose",
             claim_task_id="claim",
             train_task_ids=lanes,
-            trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+            trigger_rule=TriggerRule.ALL_DONE,
             **on_night,
         )
         for recipe, task_id in lanes.items():
