@@ -22,11 +22,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from include.nightshift.errors import TrainingFailedError, TrainingOutOfMemoryError
+from include.nightshift.errors import TrainingOutOfMemoryError
 from include.nightshift.train import certificate, environment, interruption, learner, memory, models, probe, search, system, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
@@ -34,7 +34,7 @@ from include.nightshift.train.interruption import Interrupted
 from include.nightshift.train.learner import Learner
 from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
 from include.nightshift.train.ranks import Ranks, alone
-from include.nightshift.train.run import Rows, TrainingRun, read_rows
+from include.nightshift.train.run import Rows, TrainingRun, learnt_rows
 from include.nightshift.train.validation import Validation
 from include.nightshift.train.watchdog import STALLED_SECONDS, Watchdog
 
@@ -98,7 +98,7 @@ def train(
             time.sleep(1)
         run = search.found(folder, run)
         with memory.told(run.recipe, f"the rows of run {run.run_id}"):
-            learner.follow(run, _rows(folder, run), lambda steps_left: alive("a step"))
+            learner.follow(run, learnt_rows(folder, run), lambda steps_left: alive("a step"))
         return
     with sole_writer(folder / folders.CHECKPOINTS), memory.told(run.recipe, f"the rows of run {run.run_id}"):
         if folders.finished(folder):
@@ -111,7 +111,7 @@ def train(
         with system.sampled(folder, attempt):
             with alone():
                 run = search.settled(folder, run, learner.code(run.recipe), trials, price_per_hour)
-            rows = _rows(folder, run)
+            rows = learnt_rows(folder, run)
             alive("the reading of rows")
             learning, stands, history = _learnt(folder, folder, run, rows, at_risk_seconds, alive)
             _publish(folder, run, learning, history, stands.step, int(rows.told.sum()))
@@ -121,7 +121,7 @@ def train(
 
 def _trials(folder: Path, trial_of: TrainingRun, at_risk_seconds: float, alive: Callable[[str], None]) -> search.Measure:
     """How a search of this run measures its trials, which are variants of `trial_of`; all of them learn from the same rows."""
-    rows, judges = _rows(folder, trial_of, trial_of.train_last), Validation.read(folder, trial_of)
+    rows, judges = learnt_rows(folder, trial_of, trial_of.train_last), Validation.read(folder, trial_of)
     alive("the reading of rows")
 
     def measure(place: Path, trial: TrainingRun) -> float:
@@ -160,16 +160,6 @@ def _machine(home: Path, run: TrainingRun) -> dict[str, str | int]:
     if kept.parent.exists():
         write_durably(kept, json.dumps(here).encode())
     return here
-
-
-def _rows(folder: Path, run: TrainingRun, last: date | None = None) -> Rows:
-    """The rows that the run learns from; `last`: none of later nights."""
-    beside = folder / folders.CONTEXT_ROWS if run.recipe.looks_back else None
-    rows = read_rows(folder / folders.TRAIN_ROWS, run, beside=beside, last=last)
-    told = rows.target[rows.told]
-    if not 0 < told.sum() < len(told):
-        raise TrainingFailedError(f"all {len(told)} training rows have the same {run.target}: look at the nights in run.json")
-    return rows
 
 
 def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:

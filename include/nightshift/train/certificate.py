@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.nightshift.errors import TrainingFailedError
 from include.nightshift.train import models, search
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import write_durably
@@ -126,6 +127,7 @@ def certificate(folder: Path, attempts: Sequence[Attempt]) -> Certificate:
             for start, attempt in zip(starts, whose, strict=True)
             if attempts and attempt is None
         ),
+        *_of_rows(folder, run, starts),
         *_of_checkpoints(folder, starts, history),
         *_of_result(folder, result, steps, starts),
     ]
@@ -188,6 +190,17 @@ def _of_starts(run: TrainingRun, starts: Sequence[Mapping[str, Any]], ends: set[
             yield f"two starts went on from step {step}, from different states"
     if starts[-1]["fingerprint"].get("recipe") != recipe_digest(run):
         yield "the last start was with another recipe than the run's"
+
+
+def _of_rows(folder: Path, run: TrainingRun, starts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Read as the trainer reads them: what it learnt from is what stands in the folder now."""
+    try:
+        found = folders.learnt_rows(folder, run).digest
+    except TrainingFailedError as error:
+        yield f"the rows that it learnt from cannot be read: {error}"
+        return
+    if starts and starts[-1]["fingerprint"].get("data") != found:
+        yield "the rows in its folder are not those that the last start read: they were changed since"
 
 
 def _of_checkpoints(folder: Path, starts: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Iterator[str]:

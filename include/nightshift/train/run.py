@@ -168,6 +168,20 @@ class Rows:
         return len(self.target)
 
 
+def learnt_rows(folder: Path, run: TrainingRun, last: date | None = None) -> Rows:
+    """The rows that the run learns from; `last`: none of later nights.
+
+    Raises:
+        TrainingFailedError: as `read_rows` does, or all rows ended alike.
+    """
+    beside = folder / CONTEXT_ROWS if run.recipe.looks_back else None
+    rows = read_rows(folder / TRAIN_ROWS, run, beside=beside, last=last)
+    told = rows.target[rows.told]
+    if not 0 < told.sum() < len(told):
+        raise TrainingFailedError(f"all {len(told)} training rows have the same {run.target}: look at the nights in run.json")
+    return rows
+
+
 def read_rows(folder: Path, run: TrainingRun, *, beside: Path | None = None, last: date | None = None, dtype: str = "float32") -> Rows:
     """All part files of a folder, sorted by key. Models learn from float32; a reference for drift wants the doubles as stored.
 

@@ -1,18 +1,23 @@
 """The resume certificate: complete for a run that was interrupted, and each planted defect is named."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from pyarrow import parquet
 
 from include.nightshift.spot.attempts import Attempt
 from include.nightshift.train import __main__ as trainer
 from include.nightshift.train import trees
 from include.nightshift.train.certificate import certificate
+from include.nightshift.train.run import TrainingRun
 
 
 @pytest.fixture
@@ -67,6 +72,14 @@ def other_checkpoint(folder: Path) -> None:
     path.write_text(json.dumps(told))
 
 
+def other_rows(folder: Path) -> None:
+    path = next((folder / "data/train").rglob("*.parquet"))
+    rows = parquet.ParquetFile(path).read()
+    name = TrainingRun.load(folder).features[0]
+    changed = pc.add(rows[name], pa.array([1.0] + [0.0] * (len(rows) - 1)))
+    parquet.write_table(rows.set_column(rows.column_names.index(name), name, changed), path)
+
+
 @pytest.mark.parametrize(
     ("defect", "reason"),
     [
@@ -79,6 +92,8 @@ def other_checkpoint(folder: Path) -> None:
         (lambda folder: (folder / "resumes.jsonl").unlink(), "what this run went on from is not known"),
         (lambda folder: (folder / "model/model.ubj").write_bytes(b"another"), "result.json names"),
         (other_checkpoint, "is of another fingerprint than the run"),
+        (other_rows, "are not those that the last start read"),
+        (lambda folder: shutil.rmtree(folder / "data/train"), "that it learnt from cannot be read"),
     ],
 )  # fmt: skip
 def test_a_planted_defect_is_named(resumed: Path, defect: Callable[[Path], object], reason: str) -> None:

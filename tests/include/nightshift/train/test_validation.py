@@ -18,7 +18,7 @@ from include.nightshift.train import models, trees
 from include.nightshift.train import run as folders
 from include.nightshift.train.models import Context
 from include.nightshift.train.recipes import Trees
-from include.nightshift.train.run import TrainingRun
+from include.nightshift.train.run import TrainingRun, learnt_rows
 from include.nightshift.train.validation import Validation, held_back, label_delay_days, split
 
 FIRST = date(2018, 6, 1)
@@ -102,7 +102,7 @@ def test_the_figure_is_that_of_the_gates_protocol(make_run: Callable[..., Path])
     folder = make_run(train=rows)
     trial = held_back(TrainingRun.load(folder), 7)
     judges = Validation.read(folder, trial)
-    matrix = trees.quantise(trainer._rows(folder, trial), trial.features, trial.recipe, 1)
+    matrix = trees.quantise(learnt_rows(folder, trial), trial.features, trial.recipe, 1)
     model = models.loads(trees.joined([trees.boost(None, matrix, trial.recipe, 0, 1)[0]]), {})
     day, entity, target = (rows.column(name).to_numpy() for name in ("day", "customer_id", "tx_fraud"))
     last, positive = day >= np.datetime64(trial.holdout_first), target == 1
