@@ -53,7 +53,7 @@ class Recipe:
 
     def told(self) -> dict[str, Any]:
         """As `run.json` has it: the kind, and every field; the search only where there is one."""
-        told = {"kind": self.kind, **asdict(self)}
+        told = {"kind": self.kind, **asdict(self), "features": list(self.features)}
         if self.search is None:
             del told["search"]
         return told
