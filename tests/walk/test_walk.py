@@ -19,9 +19,11 @@ import requests
 from include.nightshift import nights
 from include.nightshift.erase.search import Wanted, search
 from include.nightshift.lakehouse import tables
+from include.nightshift.monitor import requests as retraining
 from include.nightshift.operate import chain, supervision
 from include.nightshift.operate.environment import environment
 from include.nightshift.operate.rest import Airflow, AirflowError
+from include.nightshift.promote.question import Kind, Question
 
 pytestmark = [pytest.mark.walk, pytest.mark.timeout(1800)]
 
@@ -281,3 +283,33 @@ def test_a_person_erased_by_request_is_nowhere_and_stays_out_when_their_file_lan
     assert_published_once(walk, night)
     assert gzip.decompress(drop.read_bytes()).decode() == simulated
     assert search(walk.settings.home, Wanted({"customer_id": frozenset({person})})).hits == []
+
+
+def test_where_a_champion_may_not_stay_and_its_successor_is_refused_a_person_says_what_scores(walk):
+    night = walk.live(6)
+    must = Question(kind=Kind.REFRESH, mandatory=True)
+    retraining.file(walk.settings, walk.use_case, night, "security", must, {"what": "a library of the champion's is unsafe"})
+    training = walk.train(night, recipes=["linear"], preemptions=0)
+    walk.airflow.answer("card_fraud_train", training, "refer", "Return to the baseline")
+    walk.airflow.wait("card_fraud_train", training)
+    ended = {task_id: task["state"] for task_id, task in walk.airflow.tasks("card_fraud_train", training).items()}
+    assert (ended["pin_trees"], ended["train_trees"], ended["train_linear"]) == ("skipped", "skipped", "success")
+    assert (ended["approve"], ended["promote"], ended["settle"]) == ("skipped", "skipped", "success")
+    report = walk.rows("select * from ops.gate_reports order by judged_at desc")[0]
+    assert (report["question"], report["outcome"]) == ("refresh", "refused")
+    acts = walk.rows("select act, by, detail from ops.acts where act in ('refer', 'baseline') order by seq")
+    assert [(act["act"], act["by"]) for act in acts] == [("refer", "operator"), ("baseline", "operator")]
+    assert json.loads(acts[0]["detail"])["report_digest"] == report["report_digest"]
+
+
+def test_a_rollback_publishes_this_mornings_list_again_by_the_champion_before(walk):
+    night = walk.live(6)
+    revisions = f"select revision, state, model_version from ops.publications where day = date'{night}' order by revision desc"
+    before = walk.rows(revisions)[0]
+    assert before["model_version"] == "2"
+    conf = {"version": "previous", "why": "its list finds nothing", "republish": night.isoformat()}
+    walk.airflow.run("card_fraud_rollback", conf=conf)
+    now = walk.rows(revisions)[0]
+    assert (now["revision"], now["model_version"]) == (before["revision"] + 1, "1")
+    assert walk.rows(f"select distinct model_version from gold.card_fraud_alerts where day = date'{night}'") == [{"model_version": "1"}]
+    assert walk.rows("select model_version from ops.champion_history where until_night is null") == [{"model_version": "1"}]
