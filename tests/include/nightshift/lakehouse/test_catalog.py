@@ -86,7 +86,7 @@ def test_nothing_is_committed_to_tables_that_say_what_they_should(session: Spark
 def test_nights_of_features_that_lack_a_new_one_are_stale(session: SparkSession, installation: Settings, use_case: UseCase) -> None:
     from deltalake import write_deltalake
 
-    new = replace(use_case, name="newcomers", features=(*use_case.features[:2], Feature("brand_new", "New.")))
+    new = replace(use_case, name="newcomers", recipes=use_case.trained, features=(*use_case.features[:2], Feature("brand_new", "New.")))
     old = replace(new, features=new.features[:2])
     night = date(1981, 1, 1)
     table = tables.features(old)

@@ -39,5 +39,5 @@ def other() -> UseCase:
         target="is_false",
         label_delay_days=3,
         features=(Feature("f", "F."),),
-        recipes=tuple(recipe for recipe in USE_CASE.recipes if not recipe.features),
+        recipes=USE_CASE.trained,
     )

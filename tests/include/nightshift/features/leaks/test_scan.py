@@ -249,7 +249,7 @@ def test_leaks_planted_in_a_model_are_caught_on_spark_and_so_is_a_feature_of_the
     """
     monkeypatch.setattr(project, "compiled", lambda *_: Compiled((("planted", planted),)))
     features = tuple(Feature(name, "F.") for name in ("amount", "frauds", "piece"))
-    blamed = moved(scan_models(session, installation, replace(use_case, features=features), cuts_each=1))
+    blamed = moved(scan_models(session, installation, replace(use_case, features=features, recipes=use_case.trained), cuts_each=1))
     assert blamed.keys() == {"frauds", "piece"}
     assert "unreported verdicts" in blamed["frauds"]
     assert "order of rows" in blamed["piece"]
