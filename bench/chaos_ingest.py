@@ -243,7 +243,7 @@ def _contents(lake: Lake) -> dict[str, str]:
 
 
 def _digest(settings: Settings, table: Table) -> str:
-    rows = log.opened(settings, table).to_pyarrow_table(columns=table.content).to_pylist()
+    rows = log.dataset(log.opened(settings, table)).to_table(columns=table.content).to_pylist()
     text = "\n".join(sorted(repr(sorted(row.items())) for row in rows))
     return f"{len(rows)} rows, {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

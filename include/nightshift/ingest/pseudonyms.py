@@ -113,7 +113,9 @@ def _bearing(settings: Settings, feed: Feed, name: str) -> list[Feed]:
 
 def _held(opened: DeltaTable, name: str) -> pa.Table:
     """Who has a pseudonym in the column, and by which key."""
-    return opened.to_pyarrow_table(columns=["value", "key_check"], filters=[("column_name", "=", name)])
+    import pyarrow.compute as pc
+
+    return log.dataset(opened).to_table(columns=["value", "key_check"], filter=pc.field("column_name") == name)
 
 
 def _values(settings: Settings, feeds: Sequence[Feed], name: str, nights: Sequence[date] | None = None) -> pa.Array:
@@ -124,7 +126,7 @@ def _values(settings: Settings, feeds: Sequence[Feed], name: str, nights: Sequen
     parts = [pa.array([], pa.string())]
     wanted = None if nights is None else pc.field("day").isin(pa.array(nights, pa.date32()))
     for feed in feeds:
-        rows = log.opened(settings, tables.silver(feed)).to_pyarrow_dataset()
+        rows = log.dataset(log.opened(settings, tables.silver(feed)))
         # Batch by batch: all nights of a big feed would not fit.
         parts += [texts(batch.column(0).unique().drop_null()) for batch in rows.scanner(columns=[name], filter=wanted).to_batches()]
     return pa.concat_arrays(parts).unique()

@@ -5,12 +5,16 @@ Delta's log holds each file's partition and row count, so that counting a night 
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from include.nightshift.errors import LakehouseError
 from include.nightshift.lakehouse.files import Folder, commit_path
@@ -18,6 +22,7 @@ from include.nightshift.lakehouse.storage import location, options
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as ds
     from deltalake import DeltaTable
 
     from include.nightshift.lakehouse.tables import Table
@@ -108,10 +113,30 @@ def columns(settings: Settings, table: Table, names: Sequence[str], slice_: Mapp
     """
     from pyarrow.parquet import filters_to_expression
 
-    opened_ = opened(settings, table)
     # Files are chosen by their partition before each is set up to be read: of a year of nights, that alone would take 0.3 s.
-    rows = opened_.to_pyarrow_dataset(file_pruning_predicate=predicate(slice_))
+    rows = dataset(opened(settings, table), predicate(slice_))
     return rows.to_table(columns=list(names), filter=filters_to_expression([(name, "in", values) for name, values in slice_.items()]))
+
+
+def dataset(opened: DeltaTable, files: str | None = None) -> ds.Dataset:
+    """The rows of an opened table, for Arrow to read; of the files alone that a predicate on partition columns chooses, if given.
+
+    Arrow reads through a file system that delta-rs brings, which is Python. A thread of Arrow's that still lets go of a file when the
+    interpreter ends is killed inside C++, and the process aborts, status 134, with its work done (apache/arrow#39862): every second time
+    for a few small tables. So files on disk are read by Arrow's own file system, and where they are not, the end waits for such threads.
+    """
+    from pyarrow import fs
+
+    place = urlsplit(opened.table_uri)
+    own = fs.SubTreeFileSystem(unquote(place.path), fs.LocalFileSystem()) if place.scheme == "file" else None
+    if own is None:
+        _linger()
+    return opened.to_pyarrow_dataset(filesystem=own, file_pruning_predicate=files)
+
+
+@cache
+def _linger() -> None:
+    atexit.register(time.sleep, 0.2)
 
 
 def predicate(slice_: Mapping[str, Collection[Any]]) -> str:

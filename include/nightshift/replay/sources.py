@@ -78,7 +78,7 @@ def lay_out(settings: Settings, use_case: UseCase, sources: Sequence[Source], la
 
     batches: list[dict[str, Any]] = []
     for feed, source in zip(use_case.feeds, sources, strict=True):
-        rows = log.opened(settings, source.table, source.version).to_pyarrow_dataset().scanner(filter=ds.field("day") <= last)
+        rows = log.dataset(log.opened(settings, source.table, source.version)).scanner(filter=ds.field("day") <= last)
         # One file a feed, in no order: whatever depends on order would not be a replay of anything.
         with parquet.ParquetWriter(folder / f"{feed.name}.parquet", rows.projected_schema) as file:
             for batch in rows.to_batches():

@@ -1,17 +1,21 @@
 """What a table's log says: nights, rows and versions, of now and of then."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from deltalake import CommitProperties, write_deltalake
+from pyarrow import fs
 
 from include.nightshift.errors import LakehouseError
 from include.nightshift.lakehouse import log, records, storage
 from include.nightshift.lakehouse.tables import NIGHTS, RETRAIN_REQUESTS
-from include.nightshift.settings import Settings
+from include.nightshift.settings import ROOT, Settings
 
 FIRST, SECOND = date(2020, 3, 1), date(2020, 3, 2)
 Enter = Callable[[date, str, int], None]
@@ -113,3 +117,24 @@ def test_the_last_change_of_a_night_is_the_newest_commit_that_brought_or_took_it
     assert (found[twice].version, found[twice].operation) == (3, "WRITE")  # type: ignore[union-attr]
     table.delete(f"day = '{FIRST}'")
     assert "ops.nights version 5 (DELETE) changed night 2020-03-01 last" in str(log.last_change(records_home, NIGHTS, FIRST))
+
+
+READ = """
+from include.nightshift import settings
+from include.nightshift.lakehouse import records, tables
+assert len(records.read(settings.load(), tables.NIGHTS)) == 36
+"""
+
+
+def test_processes_that_read_a_table_end_as_their_program_does(records_home: Settings, enter: Enter) -> None:
+    for night in range(12):
+        enter(FIRST + timedelta(days=night), "features", 3)
+    # Where Arrow reads through Python, one in twenty is aborted after its last line, and far more where tables are wider. So both: that
+    # it does not, and that nobody is.
+    assert isinstance(log.dataset(log.opened(records_home, NIGHTS)).filesystem.base_fs, fs.LocalFileSystem)
+    environ = os.environ | {"NIGHTSHIFT_HOME": str(records_home.home), "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", READ]
+    started = [subprocess.Popen(line, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(12)]
+    for process in started:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said[-500:]
