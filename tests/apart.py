@@ -21,7 +21,6 @@ class Told:
     """What a program said."""
 
     answer: Any
-    """None where it gave none."""
     output: str
     """All of it, both streams."""
 
@@ -31,9 +30,9 @@ def run(settings: Settings, *line: str, **environ: str) -> Told:
 
     Raises:
         AssertionError: the program failed; with the end of what it said.
+        JSONDecodeError: it gave no answer.
     """
     variables = environment(settings) | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"} | environ
     done = subprocess.run([sys.executable, *line], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    _, answered, answer = done.stdout.rpartition(ANSWER)
-    return Told(json.loads(answer) if answered else None, done.stdout + done.stderr)
+    return Told(json.loads(done.stdout.rpartition(ANSWER)[2]), done.stdout + done.stderr)
