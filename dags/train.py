@@ -27,7 +27,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TaskGroup, TriggerRule
 from nightshift_airflow import assets
 from nightshift_airflow.defaults import TRAINING_POOL, night_dag
-from nightshift_airflow.operators.promote import ChooseOperator, CloseOperator, GateOperator, PromoteOperator
+from nightshift_airflow.operators.promote import ChooseOperator, CloseOperator, GateOperator, PromoteOperator, assigned
 from nightshift_airflow.operators.refer import ReferOperator, SettleOperator
 from nightshift_airflow.operators.spot import SpotTrainingOperator, SweepOperator
 from nightshift_airflow.operators.train import LAST_WHOLE_NIGHT, ClaimOperator, PinOperator, ScanOperator
@@ -170,7 +170,7 @@ def approve(use_case: UseCase, approvers: Sequence[str]) -> HITLOperator:
         options=[APPROVE, REJECT],
         defaults=[REJECT],
         params={"comment": COMMENT},
-        assigned_users=[{"id": name, "name": name} for name in approvers],
+        assigned_users=assigned(approvers),
         response_timeout=timedelta(hours=use_case.gate.approval_hours),
         # Because Airflow 3.3.2 may fail an answer that comes within a second of the question.
         retries=3,

@@ -14,6 +14,8 @@ from nightshift_airflow.operators.night import NightOperator
 from nightshift_airflow.operators.train import WAITS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow.sdk import Context
 
     from include.nightshift.promote.choose import Candidate
@@ -31,6 +33,11 @@ def answered(told: dict[str, Any]) -> tuple[str, str | None, str]:
     """What a person answered, who it was (None: nobody in time), and their comment, of what a human's task left."""
     comment = str((told.get("params_input") or {}).get("comment") or "")[:_COMMENT]
     return told["chosen_options"][0], (told.get("responded_by_user") or {}).get("name"), comment
+
+
+def assigned(approvers: Sequence[str]) -> list[dict[str, str]]:
+    """Who alone may answer, as Airflow's human's task takes it."""
+    return [{"id": name, "name": name} for name in approvers]
 
 
 class ChooseOperator(NightOperator):

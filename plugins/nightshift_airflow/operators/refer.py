@@ -9,7 +9,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from nightshift_airflow.operators.night import NightOperator
-from nightshift_airflow.operators.promote import answered
+from nightshift_airflow.operators.promote import answered, assigned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ class ReferOperator(HITLOperator):
     def __init__(self, *, gate_task_id: str, approvers: Sequence[str], hours: float, **kwargs: Any) -> None:
         super().__init__(
             options=[KEEP, RETURN],
-            assigned_users=[{"id": name, "name": name} for name in approvers],
+            assigned_users=assigned(approvers),
             response_timeout=timedelta(hours=hours),
             execution_timeout=None,
             **kwargs,
