@@ -211,10 +211,11 @@ class Progress:
 
 
 def seconds_left(run_folder: Path) -> float | None:
-    """Seconds of work that a run still needs, by the pace of its last stretches; None before there is one."""
+    """Seconds of work that a run still needs, by the pace of its last stretches, and before these by the trials of its search; None
+    before anything tells."""
     done = attempts.progress(run_folder)
     if not done or "of" not in done[-1]:
-        return None
+        return search.seconds_left(run_folder, TrainingRun.load(run_folder))
     steps = [0, *(line["step"] for line in done)]
     pace = statistics.median(line["seconds"] / (step - before) for line, before, step in zip(done, steps, steps[1:], strict=False))
     return float((done[-1]["of"] - done[-1]["step"]) * pace)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import TrainingFailedError
-from include.nightshift.train import models, search
+from include.nightshift.train import learner, models, search
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import write_durably
 from include.nightshift.train.recipes import Attention, Recipe, Trees
@@ -128,6 +128,7 @@ def certificate(folder: Path, attempts: Sequence[Attempt]) -> Certificate:
             if attempts and attempt is None
         ),
         *_of_rows(folder, run, starts),
+        *_of_code(run, starts),
         *_of_checkpoints(folder, starts, history),
         *_of_result(folder, result, steps, starts),
     ]
@@ -201,6 +202,12 @@ def _of_rows(folder: Path, run: TrainingRun, starts: Sequence[Mapping[str, Any]]
         return
     if starts and starts[-1]["fingerprint"].get("data") != found:
         yield "the rows in its folder are not those that the last start read: they were changed since"
+
+
+def _of_code(run: TrainingRun, starts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Ours alone: a machine that trains may have another build of a library than the launching side."""
+    if starts and starts[-1]["fingerprint"].get("code", "").partition(" ")[0] != learner.sources(run.recipe):
+        yield "the code that its last start ran is not the code that stands here: it was changed since, or the machine had another bundle"
 
 
 def _of_checkpoints(folder: Path, starts: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -10,11 +10,9 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from include.nightshift.errors import ConfigurationError
-from include.nightshift.train import run as folders
 from include.nightshift.train import trees
 from include.nightshift.train.recipes import Attention, Linear, Trees
 
@@ -94,25 +92,28 @@ def follow(run: TrainingRun, rows: Rows, after_step: Callable[[int], None]) -> N
 
 
 def code(recipe: Recipe) -> str:
-    """Names the code that makes the recipe's model, its libraries too: under other code a state means something else."""
+    """Names the code that makes the recipe's model: under other code a state means something else. `sources`, and after a space the
+    library that does the work, as this machine has it."""
     match recipe:
         case Linear():
             import numpy
 
-            from include.nightshift.train import linear
-
-            return _named((linear, folders), f"numpy {numpy.__version__}")
+            return f"{sources(recipe)} numpy {numpy.__version__}"
         case Attention():
             import torch
 
-            from include.nightshift.train import ranks, sequence
-
-            return _named((sequence, ranks, folders), f"torch {torch.__version__}")
+            return f"{sources(recipe)} torch {torch.__version__}"
     import xgboost
 
-    return _named((trees, folders), f"xgboost {xgboost.__version__}")
+    return f"{sources(recipe)} xgboost {xgboost.__version__}"
 
 
-def _named(modules: Sequence[ModuleType], libraries: str) -> str:
-    ours = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
-    return f"{hashlib.sha256(ours).hexdigest()} {libraries}"
+def sources(recipe: Recipe) -> str:
+    """SHA-256 of our own code that makes the recipe's model; needs none of the libraries that train it."""
+    modules: tuple[str, ...] = ("trees", "run")
+    match recipe:
+        case Linear():
+            modules = ("linear", "run")
+        case Attention():
+            modules = ("sequence", "ranks", "run")
+    return hashlib.sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in modules)).hexdigest()

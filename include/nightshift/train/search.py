@@ -178,16 +178,37 @@ def outcome(folder: Path) -> Found:
 def stand(folder: Path, run: TrainingRun) -> Stand | None:
     """How far the search of a run is; None where none goes on. Needs nothing of a machine that could train it."""
     search, trials = run.recipe.search, _done(folder)
-    running = folder / TRIALS / str(len(trials))
-    if search is None or not (running / RUN).exists() or (folder / SEARCH).exists() or why_ended(search, trials):
+    if search is None or not (_running(folder, trials) / RUN).exists() or (folder / SEARCH).exists() or why_ended(search, trials):
         return None
+    return Stand(len(trials), search.trials, _seconds_to_come(folder, search, trials))
+
+
+def seconds_left(folder: Path, run: TrainingRun) -> float | None:
+    """Until a run is trained that searches first: the trials to come like those that are done, and the best one's training on all
+    nights like the longest of them, which had fewer. None before a trial is done, and where there is no search."""
+    search, trials = run.recipe.search, _done(folder)
+    if search is None or not trials:
+        return None
+    trial_of = held_back(run, search.validation_nights)
+    more_nights = ((run.train_last - run.train_first).days + 1) / ((trial_of.train_last - trial_of.train_first).days + 1)
+    training = more_nights * max(trial.seconds for trial in trials)
+    return training if (folder / SEARCH).exists() else training + (_seconds_to_come(folder, search, trials) or 0.0)
+
+
+def _seconds_to_come(folder: Path, search: Search, trials: Sequence[Trial]) -> float | None:
+    """Of a search, after these trials."""
     if not trials:
-        return Stand(0, search.trials, None)
+        return None
     seconds, cost = (sum(getattr(trial, spent) for trial in trials) / len(trials) for spent in ("seconds", "cost"))
-    to_come = [replace(trials[-1], seconds=seconds, cost=cost)]
+    to_come: list[Trial] = []
     while why_ended(search, [*trials, *to_come]) is None:
-        to_come.append(to_come[0])
-    return Stand(len(trials), search.trials, len(to_come) * seconds - min(seconds, _seconds_that_stand(running)))
+        to_come.append(replace(trials[-1], seconds=seconds, cost=cost))
+    return len(to_come) * seconds - min(seconds if to_come else 0.0, _seconds_that_stand(_running(folder, trials)))
+
+
+def _running(folder: Path, done: Sequence[Trial]) -> Path:
+    """Where the trial after these is."""
+    return folder / TRIALS / str(len(done))
 
 
 def _done(folder: Path) -> list[Trial]:

@@ -7,7 +7,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from include.nightshift.spot.attempts import Attempt, ledger
 from include.nightshift.spot.local import LocalPool
 from include.nightshift.spot.pools import Machine, Order, Prices, Sight, Word
 from include.nightshift.spot.steering import Terms, train_on, turn
+from include.nightshift.train.recipes import Trees
+from include.nightshift.train.search import Trial
+from include.nightshift.train.space import Between, Search
 
 Program = Callable[..., list[str]]
 POLL = 0.05
@@ -291,6 +294,21 @@ def test_nothing_to_be_had_means_waiting_with_time_left_and_on_demand_without(ru
     asked = [json.loads(line) for line in (run / "asked.jsonl").read_text().splitlines()]
     assert asked[0]["refused"] == dict.fromkeys((A, B), "InsufficientInstanceCapacity")
     assert [line["on_demand"] for line in asked][-1] is True
+
+
+def test_trials_that_take_longer_than_the_terms_expect_bring_a_run_to_on_demand_in_time(make_run: Callable[..., Path]) -> None:
+    """Between two machines of a search nothing is known of the last training but what its trials took: here 20 minutes each."""
+    run = make_run(count=30, recipe=Trees(name="trees", rounds=24, search=Search(space={"max_depth": Between(2, 8)}, trials=3)))
+    patient = turn(Cloud(dry={A, B}), run, terms(hours=0.85, work_hours=0.3, tick_seconds=60))
+    assert patient.machine is None
+    for number in (0, 1):
+        place = run / f"trials/{number}"
+        place.mkdir(parents=True)
+        told = Trial(number=number, parameters={}, state="finished", average_precision=0.5, seconds=1200, cost=0)
+        (place / "result.json").write_text(json.dumps(asdict(told) | {"fingerprint": {}}))
+    hurried = turn(Cloud(dry={A, B}), run, terms(hours=0.85, work_hours=0.3, tick_seconds=60))
+    assert hurried.machine is not None
+    assert hurried.machine.on_demand
 
 
 def test_what_a_trial_of_a_search_has_saved_is_not_lost(run: Path) -> None:

@@ -87,6 +87,10 @@ def other_rows(folder: Path) -> None:
         (lambda folder: rewrite(folder / "progress.jsonl", lambda lines: lines.insert(3, lines[2])), "it was done or told twice"),
         (lambda folder: rewrite(folder / "resumes.jsonl", lambda lines: lines[1].update(step=9)), "went on from step 9"),
         (lambda folder: rewrite(folder / "resumes.jsonl", lambda lines: lines[1]["fingerprint"].update(code="x")), "with other code"),
+        (
+            lambda folder: rewrite(folder / "resumes.jsonl", lambda lines: [line["fingerprint"].update(code="x") for line in lines]),
+            "the code that its last start ran is not the code that stands here",
+        ),
         (lambda folder: rewrite(folder / "resumes.jsonl", lambda lines: lines.pop(0)), "not from nothing"),
         (lambda folder: rewrite(folder / "resumes.jsonl", lambda lines: lines[1].update(state_sha256=None)), "at step 8 lacks its state"),
         (lambda folder: (folder / "resumes.jsonl").unlink(), "what this run went on from is not known"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -22,8 +23,9 @@ from include.nightshift.train.checkpoint import complete
 from include.nightshift.train.ranks import Ranks
 from include.nightshift.train.recipes import Trees
 from include.nightshift.train.run import TrainingRun
-from include.nightshift.train.search import Stand, Trial, asked, best_of, outcome, settled, stand, why_ended
+from include.nightshift.train.search import Stand, Trial, asked, best_of, outcome, seconds_left, settled, stand, why_ended
 from include.nightshift.train.space import Between, OneOf, Search
+from include.nightshift.train.validation import held_back
 
 SPACE: dict[str, Between | OneOf] = {"learning_rate": Between(0.02, 0.4, log=True), "max_depth": Between(2, 6), "max_bin": OneOf((64, 256))}
 RECIPE = Trees(name="searched", rounds=12, rounds_per_chunk=4, max_depth=4, max_bin=256, search=Search(space=SPACE, trials=6))
@@ -196,9 +198,24 @@ def test_what_stands_of_a_trial_is_not_left_and_one_that_takes_longer_shortens_n
     assert seen == [Stand(1, 3, left)]
 
 
+def test_until_it_is_trained_a_run_needs_its_trials_and_the_longest_of_them_again_on_more_nights(make_run: Callable[..., Path]) -> None:
+    folder = make_run(count=9, recipe=replace(RECIPE, search=Search(space=SPACE, trials=4)))
+    run, seen = TrainingRun.load(folder), []
+    nights = [(part.train_last - part.train_first).days + 1 for part in (run, held_back(run, 7))]
+    searched(folder, lambda place, trial: (seen.append(seconds_left(folder, run)), figure(trial))[1])
+    training = 10 * nights[0] / nights[1]
+    assert training > 10
+    assert seen == [None, *(pytest.approx(to_come + training) for to_come in (30, 20, 10))]
+    assert seconds_left(folder, run) == pytest.approx(training), "the search has ended"
+    shutil.rmtree(folder / "trials/3")
+    (folder / "search.json").unlink()
+    assert seconds_left(folder, run) == pytest.approx(10 + training), "between two trials nothing runs, and one is still to come"
+
+
 def test_a_run_without_a_search_has_none_that_stands_anywhere(make_run: Callable[..., Path]) -> None:
     folder = make_run(count=9)
     assert stand(folder, TrainingRun.load(folder)) is None
+    assert seconds_left(folder, TrainingRun.load(folder)) is None
 
 
 def test_a_money_budget_on_a_machine_of_unknown_price_is_warned_of(make_run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
