@@ -101,15 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in asked.modules.split(","):
         began, every = time.monotonic(), list(mutants(module))
         chosen = random.Random(1).sample(every, min(asked.sample, len(every))) if asked.sample else every
-        if not noticed(Mutant(module, 0, "nothing", _path(module).read_text())):
-            lived = [mutant for mutant in chosen if not noticed(mutant)]
-        else:
+        if noticed(Mutant(module, 0, "nothing", _path(module).read_text())):
             raise SystemExit(f"mutants: the tests of {module} fail as it is: mend that first")
+        lived = []
+        for mutant in chosen:
+            if not noticed(mutant):
+                lived.append(mutant)
+                print(f"  {mutant.module}:{mutant.line}: {mutant.what}: {KNOWN.get(mutant.name, 'NO REASON KNOWN')}", flush=True)
         killed[module] = len(chosen) - len(lived)
         survivors += lived
         print(f"{module:10} {len(chosen):4} mutants, {len(lived):3} survived, {time.monotonic() - began:.0f} s", flush=True)
-    for mutant in survivors:
-        print(f"  {mutant.module}:{mutant.line}: {mutant.what}: {KNOWN.get(mutant.name, 'NO REASON KNOWN')}")
     all_of_them = killed.total() + len(survivors)
     figures = [
         Figure("share of mutants that the tests notice", 100 * killed.total() / max(1, all_of_them), 95, "%", at_least=True),
