@@ -29,6 +29,7 @@ from include.nightshift.operate import processes
 from include.nightshift.operate.walk import Walk
 from include.nightshift.promote import history
 from include.nightshift.promote import report as reports
+from include.nightshift.promote.question import IMPROVE
 from include.nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,30 +44,20 @@ CHANGED_NIGHTS = 30
 PREEMPTIONS = 2
 """Machines taken away while the challenger trains."""
 PUBLISHED = "published"
-"""The recipe that the first champion is made by, where a use case has one of this name and your files hold enough nights."""
-PROVING_NIGHTS = 28 + 8
-"""Nights on which a challenger is judged against it, and the gap before them: it has not seen them either."""
-SHORTEST = 83
-"""Days from the first night to the last from which on both can be trained and judged."""
+"""The recipe that the first champion is made by, where a use case has one of this name and your files hold as many nights as ours do."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """What is told: which nights are loaded at once, which run live, and when the world changes, if it does."""
+    """What is told: which nights are loaded at once, which run live, and what the first champion knows."""
 
     history_first: date
     history_last: date
     live: int
-    changes_on: date | None
+    trained_as_of: date
+    """The first champion knows the history up to here."""
     published: str | None = None
     """The recipe of the first champion, where it is one that others have published: then it is beaten before the first live night."""
-
-    @property
-    def trained_as_of(self) -> date:
-        """The first champion knows the history up to the day before the change, or before the nights on which it is to be beaten."""
-        if self.published:
-            return self.history_last - timedelta(days=PROVING_NIGHTS)
-        return self.changes_on - timedelta(days=1) if self.changes_on else self.history_last
 
 
 class Teller:
@@ -108,7 +99,7 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
             raise ConfigurationError("HISTORY names nights of your own files: give LANDING too")
         last = FIRST + timedelta(days=HISTORY_NIGHTS - 1)
         changes_on = last - timedelta(days=CHANGED_NIGHTS - 1)
-        story = Story(FIRST, last, live, changes_on)
+        story = Story(FIRST, last, live, trained_as_of=changes_on - timedelta(days=1))
         from include.usecases.card_fraud.simulator import simulate
         from include.usecases.card_fraud.world import World
 
@@ -122,9 +113,12 @@ def _prepare(chosen: argparse.Namespace, tell: Teller) -> tuple[Settings, Story]
             raise ConfigurationError("LANDING needs HISTORY=FIRST..LAST, the nights to load at once")
         first, last = nights.parse_range(chosen.history, what="HISTORY")
         settings = dataclasses.replace(settings, landing=str(chosen.landing.expanduser().resolve()))
-        recipes = [recipe.name for recipe in usecase.registered(settings)[0].recipes]
-        beaten = PUBLISHED in recipes and (last - first).days >= SHORTEST
-        story = Story(first, last, live, None, PUBLISHED if beaten else None)
+        story = Story(first, last, live, trained_as_of=last)
+        use_case = usecase.registered(settings)[0]
+        if PUBLISHED in {recipe.name for recipe in use_case.recipes} and (last - first).days + 1 >= HISTORY_NIGHTS:
+            # Neither knows anything of the nights on which the one is judged against the other.
+            proving = IMPROVE.nights(use_case.gate) + use_case.label_delay_days + 1
+            story = Story(first, last, live, trained_as_of=last - timedelta(days=proving), published=PUBLISHED)
     spans = landing.spans(settings, usecase.registered(settings)[0].feeds)
     settings = dataclasses.replace(settings, feed_spans=spans, local_preemptions=PREEMPTIONS)
     os.environ.update(processes.environment(settings))
