@@ -1,6 +1,6 @@
 """How often the gates promote what is no better, and how often what is: their decision on simulated worlds where the truth is known.
 
-    python -m bench.gates --make DIR --worlds 32                        makes the worlds that are missing: 35 s of a core each
+    python -m bench.gates --make DIR --worlds 44                        makes the worlds that are missing: 35 s of a core each
     make bench NAME=gates ARGS="--worlds DIR [--draw FILE]"             judges, prints table and figures, draws the power curve
 
 A world is the simulator's, lived once, with 54 fresh weeks and four models' logits of them (`bench.worlds`). A pair is a candidate and a
@@ -107,29 +107,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     files = sorted(Path(asked.worlds).glob("world-*.npz"))
     if not files:
-        parser.error(f"no worlds in {asked.worlds}: make some with --make {asked.worlds} --worlds 32")
+        parser.error(f"no worlds in {asked.worlds}: make some with --make {asked.worlds} --worlds 44")
     print(f"{len(files)} worlds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", flush=True)
     began = time.monotonic()
-    ended = list(replayed(files, asked.processes))
+    ended, anew = replayed(files, asked.processes)
     minutes = (time.monotonic() - began) / 60
     shares = by_cell(ended)
     tell(ended, shares)
     if asked.draw:
         asked.draw.write_text(curve(shares))
-    others = Figure(f"one judgement of {ROWS:,} rows", timed(Fresh.load(files[0])), 60, "s"), Figure("this replay", minutes, 10, "min")
+    others = [Figure(f"one judgement of {ROWS:,} rows", timed(Fresh.load(files[0])), 60, "s")]
+    if anew:
+        print(f"{anew:,} cases were judged in {minutes:.0f} min; they are remembered now, and what a replay takes is told by the next run")
+    else:
+        others.append(Figure("this replay", minutes, 10, "min"))
     return report("gates", [*figures(shares), *others])
 
 
 # Judging
 
 
-def replayed(files: Sequence[Path], processes: int) -> Iterator[Judged]:
-    """How the cases of the worlds end, judged in so many processes where nobody remembers."""
-    began = time.monotonic()
+def replayed(files: Sequence[Path], processes: int) -> tuple[list[Judged], int]:
+    """How the cases of the worlds end, and how many of them were judged for that, in so many processes, because nobody remembers."""
+    began, every, anew = time.monotonic(), list[Judged](), 0
     with ProcessPoolExecutor(processes, get_context("spawn")) as apart:
         for file, (fresh, ended) in zip(files, apart.map(remembered, files), strict=True):
             print(f"  {file.stem}: {len(ended)} cases, {fresh} judged now; {time.monotonic() - began:.0f} s", flush=True)
-            yield from ended
+            every += ended
+            anew += fresh
+    return every, anew
 
 
 def remembered(file: Path) -> tuple[int, list[Judged]]:
