@@ -43,9 +43,9 @@ TESTED: Mapping[str, tuple[str, ...]] = {
     "report": ("report", "judge"),
     "judge": ("judge",),
     "approval": ("approval",),
-    "succession": ("history", "trust"),
+    "succession": ("succession", "history", "trust"),
     "history": ("history",),
-    "proof": ("trust", "history"),
+    "proof": ("proof", "trust", "history"),
     "trust": ("trust",),
 }
 """Modules that decide, and the tests that must notice, both below `promote`."""
