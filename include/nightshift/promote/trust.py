@@ -125,7 +125,7 @@ class _Succession:
         out = barred(begun)
         held = [row for row in begun if row is reign or row["report_digest"] not in out]
         if reign:
-            held = [row for row in held if row is reign or began(row)]
+            held = [row for row in held if began(row)]
         return cls(settings, use_case, papers, held[::-1], trouble)
 
     def champion(self) -> Reigning:

@@ -225,6 +225,55 @@ def test_a_bound_within_the_margin_is_allowed_and_beyond_is_not(gate: gates.Gate
         assert gate(worse, CHAMPION, evidence, dataclasses.replace(POLICY, **{margin: allowed})).passed is passed
 
 
+def test_what_is_just_enough_is_enough() -> None:
+    """Bounds that may be reached: as many frauds as are needed, the floor itself, a loss as large as is allowed, the last night that may
+    have been seen, a score that is off by what arithmetic is."""
+    frauds = int(gates.enough_evidence(GOOD, CHAMPION, EVIDENCE, POLICY).figures["frauds"])
+    for owed, passed in ((frauds, True), (frauds + 1, False)):
+        assert gates.enough_evidence(GOOD, CHAMPION, EVIDENCE, dataclasses.replace(POLICY, min_frauds=owed)).passed is passed
+    own = HELD.measure(GOOD.scores).average_precision
+    for floor, passed in ((own, True), (float(np.nextafter(own, 1)), False)):
+        assert gates.better(GOOD, None, asked(FIRST_MODEL), dataclasses.replace(POLICY, floor_average_precision=floor)).passed is passed
+    worse = dataclasses.replace(GOOD, scores=scores_of(1.4))
+    low = gates.card_precision(worse, CHAMPION, EVIDENCE, POLICY).figures["card_precision_low"]
+    assert gates.card_precision(worse, CHAMPION, EVIDENCE, dataclasses.replace(POLICY, card_precision_margin=-low)).passed
+    sharp = with_scores(lambda s: s**0.7)
+    promised = gates.calibration(sharp, None, asked(FIRST_MODEL), POLICY).figures["candidate_calibration_error"]
+    for floor, passed in ((promised, True), (float(np.nextafter(promised, 0)), False)):
+        assert gates.calibration(sharp, None, asked(FIRST_MODEL), dataclasses.replace(POLICY, floor_calibration=floor)).passed is passed
+    for off, passed in ((1e-6, True), (1.1e-6, False)):
+        assert gates.signature(GOOD, CHAMPION, made(repeats=off), POLICY).passed is passed
+
+
+def test_a_gain_of_just_what_is_asked_is_not_more_than_that() -> None:
+    low = gates.better(GOOD, CHAMPION, EVIDENCE, POLICY).figures["average_precision_low"]
+    for asked_for, passed in ((low, False), (float(np.nextafter(low, 0)), True)):
+        assert gates.better(GOOD, CHAMPION, EVIDENCE, dataclasses.replace(POLICY, min_gain=asked_for)).passed is passed
+
+
+def test_probabilities_that_tell_less_are_refused_though_they_promise_no_more_than_is_there() -> None:
+    verdict = gates.calibration(dataclasses.replace(GOOD, scores=scores_of(1.0)), CHAMPION, EVIDENCE, POLICY)
+    found = verdict.figures
+    assert found["candidate_calibration_error"] <= found["champion_calibration_error"] + POLICY.calibration_margin
+    assert not verdict.passed
+    assert found["brier_high"] > POLICY.calibration_margin * 0.0244
+
+
+def test_a_verdict_tells_what_was_seen() -> None:
+    sound = gates.sound_scores(GOOD, CHAMPION, EVIDENCE, POLICY)
+    assert sound.figures == {"lowest_score": GOOD.scores.min(), "highest_score": GOOD.scores.max()}
+    assert gates.sound_scores(with_scores(lambda s: s * np.nan), CHAMPION, EVIDENCE, POLICY).figures == {}
+    for reads, place in ((("risk", "amount", "count"), 0), (("amount", "count", "risk"), 1), (FEATURES[:2], 2)):
+        assert f"from place {place} on they are others" in gates.signature(GOOD, CHAMPION, made(reads=reads), POLICY).reasons[0]
+    for evidence, champion, reigns in ((EVIDENCE, None, "nobody reigns"), (asked(FIRST_MODEL), CHAMPION, "version 3 reigns")):
+        assert f"the question was {evidence.question.kind}, and {reigns}" in gates.better(GOOD, champion, evidence, POLICY).reasons[0]
+    needed = gates.compare.average_precision(HELD.folds, GOOD.scores, CHAMPION.scores).needed(EVIDENCE.level)
+    assert f"better by {0.01 + needed:.3f} would show it" in gates.better(GOOD, CHAMPION, EVIDENCE, POLICY).reasons[0]
+    assert "; -0.02 is allowed" in gates.card_precision(GOOD, CHAMPION, EVIDENCE, POLICY).reasons[0]
+    assert gates.clean(GOOD, CHAMPION, EVIDENCE, POLICY).reasons[1] == "parity: 14 scored nights are what silver gives"
+    assert gates.clean(GOOD, CHAMPION, made(parity=(0, 0, 0)), POLICY).reasons[1] == "parity: nobody has scored these nights"
+
+
 def test_what_is_asked_is_the_questions() -> None:
     """One pair of models, three questions: what is enough to refresh or to recover is not enough to improve."""
     slightly = dataclasses.replace(GOOD, scores=scores_of(1.62))
@@ -304,6 +353,8 @@ def test_a_champion_that_has_seen_the_rows_is_told_and_harms_nobody_else() -> No
     verdict = gates.disjoint(GOOD, CHAMPION, made(champion_rows_last=FIRST), POLICY)
     assert verdict.passed
     assert f"the champion has seen nights until {FIRST}" in verdict.reasons[0]
+    verdict = gates.disjoint(GOOD, CHAMPION, made(champion_rows_last=FIRST - timedelta(days=8)), POLICY)
+    assert "flatters" not in verdict.reasons[0], "it may have seen that one, as the candidate may"
 
 
 def test_report_without_verdicts_has_not_passed() -> None:

@@ -70,6 +70,7 @@ def test_digest_is_a_known_one() -> None:
     seen = digest(PASSED, night=NIGHT, role=Role.CHAMPION, sizes=(1, 2))
     assert seen == digest(PASSED, night="2026-03-15", role="champion", sizes=[1, 2])
     assert seen == "781092141d1f3061003f087ec7edfafe868611cd71fe91cd7ee3a1ed3eadea88"
+    assert report.document(PASSED, by="Zoë").isascii()
 
 
 @pytest.mark.parametrize(("bound", "error"), [({"x": object()}, TypeError), ({"x": {1, 2}}, TypeError), ({"x": float("nan")}, ValueError)])

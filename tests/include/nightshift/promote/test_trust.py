@@ -10,10 +10,10 @@ import pytest
 
 from bench.courts import DAY, START, Court
 from include.nightshift.errors import RegistryError
-from include.nightshift.lakehouse import records, tables
+from include.nightshift.lakehouse import chain, records, tables
 from include.nightshift.lakehouse.records import Record
 from include.nightshift.lakehouse.tables import Table
-from include.nightshift.promote import history, trust
+from include.nightshift.promote import history, succession, trust
 from include.nightshift.train import models
 
 
@@ -112,7 +112,11 @@ TAMPERED: dict[str, tuple[Table, Callable[[Record], Record | None], str]] = {
     "rejection": (tables.APPROVALS, newest(lambda row: row | {"answer": "Reject"}), "ann answered Reject"),
     "reign's bytes": (tables.CHAMPION_HISTORY, newest(lambda row: row | {"model_sha256": "0" * 64}), "the history says model_sha256"),
     "reign's reason": (tables.CHAMPION_HISTORY, newest(lambda row: row | {"why": "because"}), "does not hold"),
-    "reign ended": (tables.CHAMPION_HISTORY, newest(lambda row: row | {"until_night": START + 9 * DAY}), "nobody reigns over night"),
+    "reign ended": (
+        tables.CHAMPION_HISTORY,
+        newest(lambda row: row | {"until_night": START + 9 * DAY}),
+        "nobody reigns over night 2010-01-20, though version 2 began before",
+    ),
 }
 
 
@@ -134,6 +138,40 @@ def test_a_reign_that_was_put_in_is_not_looked_at_and_one_beside_another_is_said
     # With a number and a seal of its own it is the chain that does not hold.
     records.amend(reigned.settings, tables.CHAMPION_HISTORY, lambda held: [*held, forged | {"seq": 3, "before": "", "seal": "9" * 64}])
     assert scoring(reigned) == ("2", "fallback")
+
+
+def test_a_withdrawn_reign_that_was_put_behind_the_one_of_tonight_takes_no_place_but_the_list_is_marked(reigned: Court) -> None:
+    forged = {"use_case": reigned.use_case.name, "model_version": "9", "from_night": START, "until_night": START - DAY}
+    forged |= {"report_digest": "9" * 64, "act": "promote"}
+    chain.amend(reigned.settings, tables.CHAMPION_HISTORY, lambda rows: [*rows, forged])
+    found = trust.reigning(reigned.settings, reigned.use_case, TONIGHT)
+    assert found is not None
+    assert (found.version, found.mark, len(found.reasons)) == ("2", "fallback", 2)
+    assert "its until_night is None, expected 2010-01-19 by the rows after it" in found.reasons[0], (
+        "said of version 2, not of the forged one"
+    )
+
+
+def test_who_reigns_is_who_the_history_says_though_the_report_is_one_that_was_rolled_back(reigned: Court) -> None:
+    """`crown` refuses that; should it stand there all the same, the night is not silently another champion's."""
+    settings, use_case = reigned.settings, reigned.use_case
+    [_, second] = history.reigns(settings, use_case)
+    history.rollback(settings, use_case, None, "ann", "it finds nothing")
+    again = {name: value for name, value in second.items() if name not in ("seq", "before", "seal")}
+    chain.amend(settings, tables.CHAMPION_HISTORY, lambda rows: succession.followed(rows, again))
+    assert scoring(reigned) == ("2", None)
+
+
+def test_a_night_that_nobody_reigns_over_names_who_began_last(reigned: Court) -> None:
+    def first(change: Callable[[Record], Record]) -> Callable[[Record], Record | None]:
+        return lambda row: change(row) if row["seq"] == 1 else row
+
+    altered(reigned, tables.CHAMPION_HISTORY, first(lambda row: row | {"until_night": START + 3 * DAY}))
+    found = trust.reigning(reigned.settings, reigned.use_case, START + 5 * DAY)
+    assert found is not None
+    assert (found.version, found.mark) == ("1", "fallback")
+    night = START + 5 * DAY
+    assert found.reasons[0] == f"ops.champion_history: nobody reigns over night {night}, though version 1 began before"
 
 
 def test_a_model_that_was_never_judged_does_not_score_though_the_history_says_so(reigned: Court) -> None:
