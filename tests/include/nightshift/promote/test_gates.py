@@ -241,6 +241,11 @@ def test_what_is_just_enough_is_enough() -> None:
     promised = gates.calibration(sharp, None, asked(FIRST_MODEL), POLICY).figures["candidate_calibration_error"]
     for floor, passed in ((promised, True), (float(np.nextafter(promised, 0)), False)):
         assert gates.calibration(sharp, None, asked(FIRST_MODEL), dataclasses.replace(POLICY, floor_calibration=floor)).passed is passed
+    tie = dataclasses.replace(CHAMPION, **OTHER)
+    assert gates.calibration(tie, CHAMPION, EVIDENCE, dataclasses.replace(POLICY, calibration_margin=0.0)).passed
+    for ends, passed in (((0, 1), True), ((-1e-9, 1), False), ((0, 1 + 1e-9), False)):
+        within = dataclasses.replace(GOOD, scores=np.concatenate([ends, GOOD.scores[2:]]))
+        assert gates.sound_scores(within, CHAMPION, EVIDENCE, POLICY).passed is passed
     for off, passed in ((1e-6, True), (1.1e-6, False)):
         assert gates.signature(GOOD, CHAMPION, made(repeats=off), POLICY).passed is passed
 

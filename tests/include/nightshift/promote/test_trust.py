@@ -147,9 +147,8 @@ def test_a_withdrawn_reign_that_was_put_behind_the_one_of_tonight_takes_no_place
     found = trust.reigning(reigned.settings, reigned.use_case, TONIGHT)
     assert found is not None
     assert (found.version, found.mark, len(found.reasons)) == ("2", "fallback", 2)
-    assert "its until_night is None, expected 2010-01-19 by the rows after it" in found.reasons[0], (
-        "said of version 2, not of the forged one"
-    )
+    said = "its until_night is None, expected 2010-01-19 by the rows after it: use_case card_fraud, model_version 2"
+    assert said in found.reasons[0]
 
 
 def test_who_reigns_is_who_the_history_says_though_the_report_is_one_that_was_rolled_back(reigned: Court) -> None:
