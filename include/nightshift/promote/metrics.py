@@ -80,7 +80,7 @@ def card_precision(day: np.ndarray, entity: np.ndarray, target: np.ndarray, scor
         raise ValueError(f"card precision of a list of {list_size}: a list has at least one place")
     if not len(day):
         raise NotMaturedError("card precision has no rows to look at: wait for nights whose verdicts are complete")
-    found = np.empty(0, dtype=np.int64)
+    found = entity[:0]
     precisions = []
     for today in np.unique(day):
         open_rows = (day == today) & ~np.isin(entity, found)
