@@ -88,9 +88,8 @@ def average_precision(folds: Sequence[Fold], candidate: np.ndarray, champion: np
     figures = [np.mean([metrics.average_precision(fold.target, scores[fold.rows]) for fold in folds]) for scores in (candidate, champion)]
     ranked = [[_ranked(fold, scores[fold.rows], entities) for fold in folds] for scores in (candidate, champion)]
     error = _drawn_error(ranked, len(entities))
-    influence = [
-        (_influence(fold.target, candidate[fold.rows]) - _influence(fold.target, champion[fold.rows])) / len(folds) for fold in folds
-    ]
+    # Not by the number of folds, as the mean would have it: what is asked of them is a ratio.
+    influence = [_influence(fold.target, candidate[fold.rows]) - _influence(fold.target, champion[fold.rows]) for fold in folds]
     return Difference(float(figures[0]), float(figures[1]), error * _widening(folds, influence), _degrees(folds))
 
 
@@ -165,7 +164,7 @@ def _weights(entities: int) -> Iterator[np.ndarray]:
     import numpy as np
 
     dice = np.random.default_rng(_SEED)
-    for _ in range(0, DRAWS, _AT_ONCE):
+    for _ in range(DRAWS // _AT_ONCE):
         # Poisson draws are what drawing with replacement comes to, and need no memory of each other.
         yield dice.poisson(1.0, (_AT_ONCE, entities)).astype("float32")
 

@@ -91,6 +91,38 @@ def test_the_same_rows_give_the_same_bounds_every_time() -> None:
     assert compare.average_precision([rows], scores, other) == compare.average_precision([rows], scores, other)
 
 
+def test_bounds_are_known_ones() -> None:
+    """A report can be made again after an upgrade: the draws, their seed and what clusters add are decided for good."""
+    folds, candidate, champion = [], [], []
+    for seed in (1, 2, 3):
+        rows, scores = fold(seed)
+        folds.append(Fold(rows.rows + 400 * (seed - 1), rows.day, rows.entity, rows.target, rows.clusters))
+        candidate.append(scores)
+        champion.append(fold(seed + 10)[1] * 0.5 + scores * 0.5)
+    scored = np.concatenate(candidate), np.concatenate(champion)
+    for apart, gain, error in (
+        (compare.average_precision(folds, *scored), 0.3244946291811786, 0.04164626703340899),
+        (compare.card_precision(folds, *scored, 5), 0.10476190476190472, 0.04441624491633167),
+        (compare.brier(folds, *scored), -0.007865189462758243, 0.002098449089308195),
+    ):
+        assert (apart.estimate, apart.error, apart.degrees) == (pytest.approx(gain, rel=1e-9), pytest.approx(error, rel=1e-9), 14)
+    target = np.concatenate([rows.target for rows in folds])
+    order = np.argsort(scored[0], kind="stable")
+    fifteen = [abs(sum(scored[0][part]) - sum(target[part])) for part in np.array_split(order, 15)]
+    assert compare.calibration_error(target, scored[0]) == pytest.approx(sum(fifteen) / sum(target))
+
+
+def test_degrees_are_those_of_the_kind_of_cluster_that_fewest_positive_rows_are_spread_over() -> None:
+    rows, scores = fold(1)
+    of_entities, of_terminals = (len(np.unique(of[rows.target == 1])) - 1 for of in (rows.entity, *rows.clusters))
+    assert of_terminals < of_entities
+    assert compare.brier([rows], scores, scores).degrees == of_terminals
+    alone = Fold(rows.rows, rows.day, rows.entity, rows.target, ())
+    assert compare.brier([alone], scores, scores).degrees == of_entities
+    one = Fold(rows.rows, rows.day, rows.entity * 0, rows.target, ())
+    assert compare.brier([one], scores, scores).degrees == 1
+
+
 def test_bounds_widen_with_a_stricter_level_and_with_fewer_clusters() -> None:
     many, few = compare.Difference(0.7, 0.6, 0.02, 400), compare.Difference(0.7, 0.6, 0.02, 5)
     assert many.low(0.05) == pytest.approx(0.1 - 1.6487 * 0.02, abs=1e-4)

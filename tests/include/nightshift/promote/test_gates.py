@@ -270,6 +270,10 @@ def test_a_verdict_tells_what_was_seen() -> None:
     assert gates.sound_scores(with_scores(lambda s: s * np.nan), CHAMPION, EVIDENCE, POLICY).figures == {}
     for reads, place in ((("risk", "amount", "count"), 0), (("amount", "count", "risk"), 1), (FEATURES[:2], 2)):
         assert f"from place {place} on they are others" in gates.signature(GOOD, CHAMPION, made(reads=reads), POLICY).reasons[0]
+    one = gates.sound_scores(with_scores(lambda s: np.r_[0.5, s[1:] * np.nan]), CHAMPION, EVIDENCE, POLICY)
+    assert one.reasons[1] == "every row scores 0.5; such a model ranks nothing"
+    itself = gates.not_itself(CHAMPION, CHAMPION, EVIDENCE, POLICY)
+    assert itself.reasons[0] == "candidate and champion are the same model file (cccccccccccc)"
     for evidence, champion, reigns in ((EVIDENCE, None, "nobody reigns"), (asked(FIRST_MODEL), CHAMPION, "version 3 reigns")):
         assert f"the question was {evidence.question.kind}, and {reigns}" in gates.better(GOOD, champion, evidence, POLICY).reasons[0]
     needed = gates.compare.average_precision(HELD.folds, GOOD.scores, CHAMPION.scores).needed(EVIDENCE.level)

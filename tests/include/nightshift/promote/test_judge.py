@@ -20,7 +20,7 @@ from bench import runs
 from include.nightshift.errors import RegistryError
 from include.nightshift.features.leaks import record as leaks
 from include.nightshift.lakehouse import chain, records, tables
-from include.nightshift.promote import history, judge, registry, report
+from include.nightshift.promote import acts, history, judge, registry, report
 from include.nightshift.promote.question import FIRST, IMPROVE, Question
 from include.nightshift.score.baseline import BASELINE
 from include.nightshift.settings import Settings
@@ -98,7 +98,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path
 
 def judged(settings: Settings, use_case: UseCase, folder: Path, question: Question = FIRST, version: str = "1") -> dict[str, Any]:
     """Judge a run that was asked this, and the report's row."""
-    run = dataclasses.replace(TrainingRun.load(folder), question=question)
+    run = dataclasses.replace(TrainingRun.load(folder), question=question, versions={"silver.b": 2, "silver.a": 1})
     sha = models.sha256(folder / MODEL_FOLDER)
     digest = judge.judge(settings, use_case, folder, run, model_version=version, model_sha256=sha).digest
     [row] = records.read(settings, tables.GATE_REPORTS, report_digest=digest)
@@ -128,6 +128,8 @@ def test_a_report_binds_the_model_its_rows_its_question_and_its_code_and_can_be_
     assert (bound["holdout_first"], bound["recipe"]["name"], bound["question"]) == ("2018-08-01", "strong", FIRST.told())
     assert (bound["data_digest"], bound["policy"]["min_gain"], bound["champion_sha256"]) == (run.data_digest, 0.001, None)
     assert server.tags["1.nightshift.gate"] == "passed"
+    assert row["versions"] == '{"silver.a": 1, "silver.b": 2}'
+    assert row["figures"] == json.dumps(told.figures, sort_keys=True)
 
     beside = f"run-1/gate/{row['report_digest'][:12]}"
     assert server.texts[f"{beside}/report.json"] == row["document"]
@@ -166,11 +168,92 @@ def test_candidate_and_champion_meet_on_the_candidates_rows_and_each_candidate_i
     figures = json.loads(row["figures"])
     assert figures["candidate_average_precision"] > figures["champion_average_precision"]
     assert row["passed"], row["verdicts"]
+    assert "<svg" in report.place(records_home, row["report_digest"]).read_text()
     again = judged(records_home, use_case, strong, IMPROVE, version="2")
     assert (again["judged_before"], again["report_digest"]) == (1, row["report_digest"])
     third = judged(records_home, use_case, trained(dataclasses.replace(STRONG, name="third", max_depth=3)), IMPROVE, version="3")
     assert (third["judged_before"], third["level"] < row["level"]) == (2, True)
     assert not judged(records_home, use_case, weak, IMPROVE, version="1")["passed"], "the champion beside itself"
+
+
+@pytest.mark.usefixtures("scanned", "server")
+def test_a_champion_that_has_seen_the_held_out_nights_is_told_as_long_as_its_run_can_be_looked_at(
+    records_home: Settings, use_case: UseCase, trained: Callable[[Recipe], Path], tmp_path: Path
+) -> None:
+    weak, strong = (Path(shutil.copytree(trained(recipe), tmp_path / recipe.name)) for recipe in (WEAK, STRONG))
+    first = judged(records_home, use_case, weak)
+    crown(records_home, use_case, weak, "1", first["report_digest"])
+    dataclasses.replace(TrainingRun.load(weak), train_last=date(2018, 7, 31)).save(weak)
+
+    def said() -> str:
+        row = judged(records_home, use_case, strong, IMPROVE, version="2")
+        return next(verdict["reasons"][0] for verdict in json.loads(row["verdicts"]) if verdict["gate"] == "disjoint")
+
+    assert "the champion has seen nights until 2018-07-31, which flatters it" in said()
+    shutil.rmtree(weak)
+    assert said() == "training rows of nights 2018-06-01..2018-07-24, held-out nights from 2018-08-01 on"
+    records.amend(records_home, tables.GATE_REPORTS, lambda held: [])
+    assert said() == "training rows of nights 2018-06-01..2018-07-24, held-out nights from 2018-08-01 on"
+
+
+@pytest.mark.usefixtures("scanned", "server")
+def test_candidates_of_nights_that_overlap_are_counted_and_no_others(
+    records_home: Settings, use_case: UseCase, trained: Callable[[Recipe], Path]
+) -> None:
+    """1 to 7 August judge."""
+    nights = {
+        "before": (date(2018, 7, 25), date(2018, 7, 31)),
+        "on the first": (date(2018, 7, 26), date(2018, 8, 1)),
+        "on the last": (date(2018, 8, 7), date(2018, 8, 13)),
+        "after": (date(2018, 8, 8), date(2018, 8, 14)),
+        "held nothing out": (None, None),
+    }
+    for model, (first, last) in nights.items():
+        told = {"report_digest": model, "use_case": use_case.name, "model_sha256": model, "holdout_first": first, "holdout_last": last}
+        chain.append(records_home, tables.GATE_REPORTS, told, {})
+    assert judged(records_home, use_case, trained(STRONG))["judged_before"] == 2
+
+
+@pytest.mark.usefixtures("scanned", "server")
+def test_nights_that_were_scored_are_compared_with_silver_and_agree_or_the_candidate_is_not_clean(
+    records_home: Settings, use_case: UseCase, trained: Callable[[Recipe], Path]
+) -> None:
+    def said(differences: dict[int, int]) -> str:
+        for day, count in differences.items():
+            night = {"day": date(2018, 8, day), "use_case": use_case.name, "rows": 100, "differences": count}
+            records.replace(records_home, tables.PARITY, [night], {"day": [night["day"]]})
+        verdicts = json.loads(judged(records_home, use_case, trained(STRONG))["verdicts"])
+        return next(verdict["reasons"][-1] for verdict in verdicts if verdict["gate"] == "clean")
+
+    assert said({5: 9}) == "parity: nobody has scored these nights"
+    for day in (1, 2, 7):
+        night = {"day": date(2018, 8, day), "use_case": use_case.name, "stage": "scores", "state": "done"}
+        records.replace(records_home, tables.NIGHTS, [night], {"day": [night["day"]], "stage": ["scores"]})
+    assert "of 3 held-out nights that were scored, 2 were compared with silver, and 1 differ" in said({1: 1, 2: 0})
+    assert said({1: 0, 7: 0}) == "parity: 3 scored nights are what silver gives"
+
+
+@pytest.mark.usefixtures("scanned", "server")
+def test_who_let_rows_of_its_nights_out_of_quarantine_is_told_and_nobody_else(
+    records_home: Settings, use_case: UseCase, trained: Callable[[Recipe], Path]
+) -> None:
+    """It learns from 1 June on, and 1 to 7 August judge it."""
+    released = {
+        "before": ("2018-05-01", "2018-05-31"),
+        "at first": ("2018-05-01", "2018-06-01"),
+        "amidst": ("2018-07-01", "2018-07-01"),
+        "at last": ("2018-08-07", "2018-08-09"),
+        "after": ("2018-08-08", "2018-08-09"),
+    }
+    for by, (first, last) in released.items():
+        detail = {"first_night": first, "last_night": last}
+        acts.record(records_home, use_case, acts.RELEASE, act_id=by, by=by, why="a false alarm", detail=detail)
+    other = dataclasses.replace(use_case, name="other")
+    detail = {"first_night": "2018-07-01", "last_night": "2018-07-01"}
+    acts.record(records_home, other, acts.RELEASE, act_id="other", by="of another use case", why="it is", detail=detail)
+    acts.record(records_home, use_case, acts.FREEZE, act_id="freeze", by="who did something else", why="it is", detail=detail)
+    _, bound = report.read(judged(records_home, use_case, trained(STRONG))["document"])
+    assert bound["released_by"] == ["amidst", "at first", "at last"]
 
 
 @pytest.mark.usefixtures("scanned", "server")
@@ -204,7 +287,7 @@ def test_a_history_that_contradicts_itself_and_a_model_that_cannot_be_read_are_r
     shutil.copytree(trained(STRONG), broken)
     models.file(broken / MODEL_FOLDER).write_bytes(b"no model")
     row = judged(records_home, use_case, broken)
-    assert [verdict["gate"] for verdict in json.loads(row["verdicts"])] == ["judge"]
+    assert [(verdict["gate"], verdict["passed"]) for verdict in json.loads(row["verdicts"])] == [("judge", False)]
     assert "could not be judged (TrainingFailedError" in row["verdicts"]
 
     monkeypatch.setattr(history, "reign_on", lambda *told: (_ for _ in ()).throw(RegistryError("versions 1, 2 reign")))

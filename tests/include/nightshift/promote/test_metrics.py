@@ -173,7 +173,7 @@ def test_card_listed_in_vain_stays_open() -> None:
 @pytest.mark.parametrize("metric", [metrics.average_precision, metrics.roc_auc])
 @pytest.mark.parametrize("target", [[0, 0, 0], [1, 1, 1], []])
 def test_missing_class_is_not_matured_rather_than_a_number(metric: Any, target: list[int]) -> None:
-    with pytest.raises(NotMaturedError, match="needs both classes"):
+    with pytest.raises(NotMaturedError, match=rf"needs both classes and sees {sum(target)} positive of {len(target)} rows"):
         metric(np.array(target), np.linspace(0, 1, len(target)))
 
 
