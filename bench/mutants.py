@@ -50,6 +50,11 @@ TESTED: Mapping[str, tuple[str, ...]] = {
 }
 """Modules that decide, and the tests that must notice, both below `promote`."""
 KNOWN: Mapping[tuple[str, str], str] = {
+    ("compare", "DRAWS = 400: 400 to 401"): "draws are made in whole blocks of 200",
+    ("compare", "_BLOCK = 8192: 8192 to 8193"): "how many entities are multiplied at a time changes no figure",
+    ("judge", "run.holdout_first is None or run.holdout_last is None: to And"): "a run has both or none of them, as run.py sees to",
+    ("judge", ":4000: 4000 to 4001"): "MLflow takes tags of 5000 characters: reasons are cut off anywhere before that",
+    ("metrics", "len(entities) + 1: 1 to 2"): "one place behind the last entity is all that anybody looks at",
     (
         "approval",
         "git is None or not (root / '.git').exists(): to And",
@@ -124,13 +129,15 @@ def mutants(module: str) -> Iterator[Mutant]:
     tree = ast.parse(_path(module).read_text())
     _forget_words(tree)
     declared = set(map(id, _declarations(tree)))
+    within = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for place, node in enumerate(ast.walk(tree)):
         if id(node) in declared:
             continue
         for what, change in _changes(node):
             other = copy.deepcopy(tree)
             change(next(twin for number, twin in enumerate(ast.walk(other)) if number == place))
-            around = ast.unparse(node)[:80].replace("\n", " ")
+            # A number by itself would be told from no other.
+            around = ast.unparse(within[id(node)] if isinstance(node, ast.Constant) else node)[:80].replace("\n", " ")
             yield Mutant(module, getattr(node, "lineno", 0), f"{around}: {what}", ast.unparse(ast.fix_missing_locations(other)))
 
 
@@ -230,9 +237,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:  # n
         case ast.If(test=test) | ast.IfExp(test=test) if not isinstance(test, ast.Compare):
             yield "denied", lambda twin: setattr(twin, "test", ast.UnaryOp(ast.Not(), twin.test))
         case ast.Constant(value=bool(value)):
-            yield f"to {not value}", lambda twin: setattr(twin, "value", not twin.value)
+            yield f"{value} to {not value}", lambda twin: setattr(twin, "value", not twin.value)
         case ast.Constant(value=int(value) | float(value)):
-            yield f"to {value + 1}", lambda twin: setattr(twin, "value", twin.value + 1)
+            yield f"{value} to {value + 1}", lambda twin: setattr(twin, "value", twin.value + 1)
 
 
 def _turn(place: int, relation: type[ast.cmpop], twin: ast.Compare) -> None:
