@@ -33,7 +33,8 @@ from include.nightshift.features import project
 from include.nightshift.promote import judge
 from include.nightshift.train import models, trees
 from include.nightshift.train.recipes import Trees
-from include.nightshift.train.run import Rows, TrainingRun, read_rows
+from include.nightshift.train.rows import Rows
+from include.nightshift.train.run import TrainingRun, read_rows
 from include.usecases.card_fraud import recipes
 from include.usecases.card_fraud.usecase import USE_CASE
 

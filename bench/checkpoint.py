@@ -29,7 +29,7 @@ from include.nightshift.train.__main__ import learn
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints
 from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
 from include.nightshift.train.recipes import Trees
-from include.nightshift.train.run import Rows
+from include.nightshift.train.rows import Rows
 from include.nightshift.train.trees import Boosting
 
 PARAMETERS, LAYERS, ROUNDS = 50_000_000, 50, 7

@@ -20,7 +20,8 @@ from include.nightshift.lakehouse import records, tables, writes
 from include.nightshift.lakehouse.session import where
 from include.nightshift.nights import between
 from include.nightshift.promote import registry, trust
-from include.nightshift.train import models, trees
+from include.nightshift.train import models
+from include.nightshift.train.rows import as_matrix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +134,7 @@ def _judged(session: SparkSession, settings: Settings, use_case: UseCase, scored
     import pyarrow as pa
 
     names = use_case.feature_names
-    held, fresh = (trees.matrix(table, names) for table in (scored, anew))
+    held, fresh = (as_matrix(table, names) for table in (scored, anew))
     versions = scored.column("model_version").to_numpy(zero_copy_only=False)
     # Of a row that the features do not have, nobody can say what stood beside it.
     known = scored.column(use_case.entity).is_valid().to_numpy()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from include.nightshift.promote.trust import Reigning
     from include.nightshift.settings import Settings
-    from include.nightshift.train.models import Context
+    from include.nightshift.train.rows import Context
     from include.nightshift.usecase import UseCase
 
 REASONS = ("reason_1", "reason_2", "reason_3")

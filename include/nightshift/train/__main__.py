@@ -27,14 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from include.nightshift.errors import TrainingOutOfMemoryError
-from include.nightshift.train import certificate, environment, interruption, learner, memory, models, probe, search, system, trees
+from include.nightshift.train import certificate, environment, interruption, learner, memory, models, probe, search, system
 from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import Checkpoint, Checkpoints, Progress, sole_writer, write_durably
 from include.nightshift.train.interruption import Interrupted
 from include.nightshift.train.learner import Learner
 from include.nightshift.train.pace import AT_RISK_SECONDS, Pace
 from include.nightshift.train.ranks import Ranks, alone
-from include.nightshift.train.run import Rows, TrainingRun, learnt_rows
+from include.nightshift.train.rows import Rows, as_matrix
+from include.nightshift.train.run import TrainingRun, learnt_rows
 from include.nightshift.train.validation import Validation
 from include.nightshift.train.watchdog import STALLED_SECONDS, Watchdog
 
@@ -234,7 +235,7 @@ def _publish(folder: Path, run: TrainingRun, learning: Learner, history: Sequenc
     # As doubles: later nights are compared as doubles, and a value must not change sides of a bin's edge by rounding.
     seen = folders.judged(folder, run, model.context)
     score = model.score(seen.rows, seen.asked, threads=os.cpu_count() or 1)
-    matrix = trees.matrix(seen.rows, run.features)[seen.asked]
+    matrix = as_matrix(seen.rows, run.features)[seen.asked]
     probe.leave(folder / folders.MODEL_FOLDER, matrix, names)
     columns = {name: matrix[:, position] for position, name in enumerate(run.features)}
     write_durably(folder / folders.REFERENCE, json.dumps(drift.reference(columns | {"score": score})).encode())

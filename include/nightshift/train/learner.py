@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from include.nightshift.train.recipes import Recipe
-    from include.nightshift.train.run import Rows, TrainingRun
+    from include.nightshift.train.rows import Rows
+    from include.nightshift.train.run import TrainingRun
 
 
 class Learner(Protocol):
@@ -110,10 +111,10 @@ def code(recipe: Recipe) -> str:
 
 def sources(recipe: Recipe) -> str:
     """SHA-256 of our own code that makes the recipe's model; needs none of the libraries that train it."""
-    modules: tuple[str, ...] = ("trees", "run")
+    modules: tuple[str, ...] = ("trees", "rows", "run")
     match recipe:
         case Linear():
-            modules = ("linear", "run")
+            modules = ("linear", "rows", "run")
         case Attention():
-            modules = ("sequence", "ranks", "run")
+            modules = ("sequence", "ranks", "rows", "run")
     return hashlib.sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in modules)).hexdigest()

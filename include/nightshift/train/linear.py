@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from include.nightshift.errors import TrainingFailedError
-from include.nightshift.train import reasons, trees
-from include.nightshift.train.models import Context
+from include.nightshift.train import reasons
 from include.nightshift.train.recipes import Linear
-from include.nightshift.train.run import Rows
+from include.nightshift.train.rows import Context, Rows, as_matrix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -185,7 +184,7 @@ class Weighted:
 
     def _pushes(self, rows: pa.Table | pa.RecordBatch, asked: np.ndarray | None) -> Iterator[np.ndarray]:
         """What each feature adds to the log-odds, beside the row of means."""
-        matrix = trees.matrix(rows, self.features).astype("float64")
+        matrix = as_matrix(rows, self.features).astype("float64")
         for term, values in zip(self.terms, (matrix if asked is None else matrix[asked]).T, strict=True):
             values = np.ascontiguousarray(values)
             yield term.weight * term.standard(values) + term.missing * np.isnan(values)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,19 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from include.nightshift.train.rows import Context
+
 FEATURES = "features.json"
 FILES: Mapping[str, str] = {Trees.kind: "model.ubj", Linear.kind: "model.json", Attention.kind: "model.safetensors"}
 """Name of the model's file, by kind."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a row's score may look at beside the row itself: earlier rows of the same entity."""
-
-    rows: int
-    """So many, the row itself among them."""
-    days: int
-    """None from longer ago."""
 
 
 class Model(Protocol):

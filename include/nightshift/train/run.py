@@ -5,7 +5,6 @@ Everything that decides the model is in this folder, so a machine elsewhere need
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -20,12 +19,13 @@ from include.nightshift.promote.question import FIRST, Question
 from include.nightshift.train import models, recipes
 from include.nightshift.train.checkpoint import write_durably
 from include.nightshift.train.recipes import Recipe
+from include.nightshift.train.rows import Rows, seconds
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from include.nightshift.train.models import Context
+    from include.nightshift.train.rows import Context
 
 RUN = "run.json"
 TRAIN_ROWS = "data/train"
@@ -137,37 +137,6 @@ class TrainingRun:
         return {"kind": self.recipe.kind, **columns, "recipe": self.recipe.told()}
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows in the order of their key, so that the layout of part files cannot reach the model."""
-
-    matrix: np.ndarray
-    """(rows, features); NaN stands for missing."""
-    target: np.ndarray
-    """(rows,), 0.0 or 1.0; NaN for a row that is only looked at, because nobody told how it ended."""
-    entity: np.ndarray
-    """(rows,), whose row it is."""
-    seconds: np.ndarray
-    """(rows,), when it happened, since 1970 in UTC."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of order and content."""
-        digest = hashlib.sha256(repr((self.matrix.shape, str(self.matrix.dtype))).encode())
-        for part in (self.matrix, self.target, self.entity, self.seconds):
-            digest.update(part.data)
-        return digest.hexdigest()
-
-    @property
-    def told(self) -> np.ndarray:
-        """(rows,), which of them can be learnt from."""
-        told: np.ndarray = self.target == self.target
-        return told
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-
 def learnt_rows(folder: Path, run: TrainingRun, last: date | None = None) -> Rows:
     """The rows that the run learns from; `last`: none of later nights.
 
@@ -226,15 +195,6 @@ def read_rows(folder: Path, run: TrainingRun, *, beside: Path | None = None, las
     matrix[np.isnan(matrix)] = np.nan  # one bit pattern for missing, so that digests compare values
     when = seconds(table.column(run.event_time))[order.to_numpy()]
     return Rows(matrix, target[order.to_numpy()], column(run.entity, "int64"), when)
-
-
-def seconds(times: Any) -> np.ndarray:
-    """An Arrow column of timestamps as seconds since 1970, float64: exact to the microsecond for some centuries."""
-    import numpy as np
-    import pyarrow as pa
-
-    whole: np.ndarray = times.cast(pa.timestamp("us", tz=times.type.tz), safe=False).cast(pa.int64()).to_numpy()
-    return whole / np.float64(1e6)
 
 
 @dataclass(frozen=True)

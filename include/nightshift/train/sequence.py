@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from include.nightshift.errors import CheckpointError, TrainingFailedError
-from include.nightshift.train import reasons, trees
-from include.nightshift.train.models import Context
+from include.nightshift.train import reasons
 from include.nightshift.train.ranks import Order, Ranks
 from include.nightshift.train.recipes import Attention
-from include.nightshift.train.run import Rows, seconds
+from include.nightshift.train.rows import Context, Rows, as_matrix, seconds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -529,7 +528,7 @@ class Reader:
         import torch
 
         torch.set_num_threads(threads)
-        matrix = trees.matrix(rows, self.features)
+        matrix = as_matrix(rows, self.features)
         key, entity = (rows.column(name).to_numpy() for name in (self._key, self._entity))
         when = seconds(rows.column(self._event_time))
         history = Histories.of(entity, when, key)

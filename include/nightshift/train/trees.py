@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.nightshift.errors import ConfigurationError, TrainingFailedError
-from include.nightshift.train.models import Context
 from include.nightshift.train.recipes import Trees
+from include.nightshift.train.rows import as_matrix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import xgboost as xgb
     from typing_extensions import Buffer
 
-    from include.nightshift.train.run import Rows
+    from include.nightshift.train.rows import Context, Rows
 
 
 def rounds_done(recipe: Trees, chunks_done: int) -> int:
@@ -163,13 +163,6 @@ def load_booster(model: Path | bytes) -> xgb.Booster:
         ) from error
 
 
-def matrix(rows: pa.Table | pa.RecordBatch, names: Sequence[str]) -> np.ndarray:
-    """The columns of Arrow rows side by side, (rows, names); null is NaN."""
-    import numpy as np
-
-    return np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in names])
-
-
 def predict(booster: xgb.Booster, matrix: np.ndarray, feature_names: Sequence[str], *, threads: int = 1) -> np.ndarray:
     """Scores in 0..1 as float64, one per row; the gate and the nightly scores both come from here.
 
@@ -246,7 +239,7 @@ class Boosted:
         return top_reasons(self.booster, self._matrix(rows, asked), self.features, k, threads=threads)
 
     def _matrix(self, rows: pa.Table | pa.RecordBatch, asked: np.ndarray | None) -> np.ndarray:
-        whole = matrix(rows, self.features)
+        whole = as_matrix(rows, self.features)
         return whole if asked is None else whole[asked]
 
 

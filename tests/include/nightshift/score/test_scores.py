@@ -25,7 +25,7 @@ from include.nightshift.score.publications import Decision
 from include.nightshift.settings import Settings
 from include.nightshift.train import models, sequence, trees
 from include.nightshift.train.recipes import Attention
-from include.nightshift.train.run import Rows
+from include.nightshift.train.rows import Rows
 from include.nightshift.usecase import UseCase
 
 NIGHT = date(2012, 6, 1)

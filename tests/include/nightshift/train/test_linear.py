@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from include.nightshift.errors import TrainingFailedError
 from include.nightshift.train import linear, models
 from include.nightshift.train.recipes import Linear
-from include.nightshift.train.run import Rows
+from include.nightshift.train.rows import Rows
 
 NAMES = ["up", "down", "holes"]
 RECIPE = Linear(name="linear", steps=8, reg_lambda=2.0)

@@ -23,7 +23,8 @@ from include.nightshift.errors import CheckpointError, TrainingFailedError
 from include.nightshift.promote import metrics
 from include.nightshift.train import interruption, models, sequence
 from include.nightshift.train.recipes import Attention
-from include.nightshift.train.run import Rows, finished
+from include.nightshift.train.rows import Context, Rows
+from include.nightshift.train.run import finished
 from include.nightshift.train.sequence import Histories, Training
 
 NAMES = ("amount", "holes")
@@ -311,7 +312,7 @@ def test_scores_are_what_the_training_network_says_of_windows(rows: Rows, conten
 
 def test_a_score_hangs_neither_on_the_order_of_rows_nor_on_who_else_is_asked_for(rows: Rows, model: models.Model) -> None:
     whole, given = model.score(table(rows)), table(rows)
-    assert model.context == models.Context(rows=8, days=30)
+    assert model.context == Context(rows=8, days=30)
     shuffled = np.random.default_rng(3).permutation(len(rows))
     np.testing.assert_allclose(model.score(given.take(shuffled)), whole[shuffled], atol=model.rounding)
     asked = rows.entity % 7 == 0

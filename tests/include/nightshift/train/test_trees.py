@@ -11,7 +11,7 @@ import xgboost as xgb
 from include.nightshift.errors import ConfigurationError, TrainingFailedError
 from include.nightshift.train import trees
 from include.nightshift.train.recipes import Trees
-from include.nightshift.train.run import Rows
+from include.nightshift.train.rows import Rows
 
 NAMES = ["up", "down", "noise"]
 RECIPE = Trees(name="trees", rounds=20, rounds_per_chunk=8, max_depth=3, subsample=0.7, colsample_bytree=0.7, max_bin=64)

@@ -16,8 +16,8 @@ from include.nightshift.promote import metrics
 from include.nightshift.train import __main__ as trainer
 from include.nightshift.train import models, trees
 from include.nightshift.train import run as folders
-from include.nightshift.train.models import Context
 from include.nightshift.train.recipes import Trees
+from include.nightshift.train.rows import Context
 from include.nightshift.train.run import TrainingRun, learnt_rows
 from include.nightshift.train.validation import Validation, held_back, label_delay_days, split
 
