@@ -52,6 +52,7 @@ TESTED: Mapping[str, tuple[str, ...]] = {
 KNOWN: Mapping[tuple[str, str], str] = {
     ("compare", "DRAWS = 400: 400 to 401"): "draws are made in whole blocks of 200",
     ("compare", "_BLOCK = 8192: 8192 to 8193"): "how many entities are multiplied at a time changes no figure",
+    ("compare", "cluster * len(values) + place: Add to Sub"): "less the place is a number of its own for every two of them just as well",
     ("compare", "strict=True: True to False"): "the folds of an evidence have the same clusters, and those as many rows",
     ("judge", "run.holdout_first is None or run.holdout_last is None: to And"): "a run has both or none of them, as run.py sees to",
     ("judge", ":4000: 4000 to 4001"): "MLflow takes tags of 5000 characters: reasons are cut off anywhere before that",

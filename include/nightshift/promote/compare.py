@@ -89,8 +89,8 @@ def average_precision(folds: Sequence[Fold], candidate: np.ndarray, champion: np
     ranked = [[_ranked(fold, scores[fold.rows], entities) for fold in folds] for scores in (candidate, champion)]
     error = _drawn_error(ranked, len(entities))
     # Not by the number of folds, as the mean would have it: what is asked of them is a ratio.
-    influence = [_influence(fold.target, candidate[fold.rows]) - _influence(fold.target, champion[fold.rows]) for fold in folds]
-    return Difference(float(figures[0]), float(figures[1]), error * _widening(folds, influence), _degrees(folds))
+    apart = [_influence(fold.target, candidate[fold.rows]) - _influence(fold.target, champion[fold.rows]) for fold in folds]
+    return Difference(float(figures[0]), float(figures[1]), error * _widening(folds, np.concatenate(apart)), _degrees(folds))
 
 
 def card_precision(folds: Sequence[Fold], candidate: np.ndarray, champion: np.ndarray, list_size: int) -> Difference:
@@ -111,8 +111,8 @@ def brier(folds: Sequence[Fold], candidate: np.ndarray, champion: np.ndarray) ->
     import numpy as np
 
     losses = [np.concatenate([(scores[fold.rows] - fold.target) ** 2 for fold in folds]) for scores in (candidate, champion)]
-    apart, rows = losses[0] - losses[1], len(losses[0])
-    influence = np.split((apart - apart.mean()) / rows, np.cumsum([len(fold.rows) for fold in folds])[:-1])
+    apart = losses[0] - losses[1]
+    influence = (apart - apart.mean()) / len(apart)
     return Difference(float(losses[0].mean()), float(losses[1].mean()), _clustered_error(folds, influence), _degrees(folds))
 
 
@@ -271,13 +271,13 @@ def _influence(target: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return influence / positives
 
 
-def _widening(folds: Sequence[Fold], influence: Sequence[np.ndarray]) -> float:
+def _widening(folds: Sequence[Fold], influence: np.ndarray) -> float:
     """What the other clusters add to an error that is clustered by entity alone, as a factor; never below 1."""
     alone = _variance(folds, influence, (0,))
     return 1.0 if alone <= 0 else max(1.0, _clustered_error(folds, influence) / alone**0.5)
 
 
-def _clustered_error(folds: Sequence[Fold], influence: Sequence[np.ndarray]) -> float:
+def _clustered_error(folds: Sequence[Fold], influence: np.ndarray) -> float:
     """Standard error clustered by entity and by all other clusters at once: sums by each, less those by each two together, and so on.
 
     Where that is less than by one of them alone, which can happen by chance, it is that one.
@@ -289,8 +289,11 @@ def _clustered_error(folds: Sequence[Fold], influence: Sequence[np.ndarray]) -> 
     return float(max(together, *(variance[(kind,)] for kind in kinds)) ** 0.5)
 
 
-def _variance(folds: Sequence[Fold], influence: Sequence[np.ndarray], kinds: Sequence[int]) -> float:
-    """The sum over clusters of the square of their influence; a cluster is what has the same identifiers of all these kinds."""
+def _variance(folds: Sequence[Fold], influence: np.ndarray, kinds: Sequence[int]) -> float:
+    """The sum over clusters of the square of their influence; a cluster is what has the same identifiers of all these kinds.
+
+    `influence`: of the folds' rows, one fold after another.
+    """
     import numpy as np
 
     cluster = np.zeros(sum(len(fold.rows) for fold in folds), np.int64)
@@ -298,4 +301,4 @@ def _variance(folds: Sequence[Fold], influence: Sequence[np.ndarray], kinds: Seq
         values, place = np.unique(np.concatenate([(fold.entity, *fold.clusters)[kind] for fold in folds]), return_inverse=True)
         # One number for both, and then as few as there are: rows of numbers would be sorted byte by byte.
         _, cluster = np.unique(cluster * len(values) + place, return_inverse=True)
-    return float(np.sum(np.bincount(cluster, weights=np.concatenate(influence)) ** 2))
+    return float(np.sum(np.bincount(cluster, weights=influence) ** 2))

@@ -118,8 +118,8 @@ def test_bounds_are_known_ones() -> None:
 def test_clusters_never_narrow_an_error_nor_widen_one_of_nothing() -> None:
     rows, scores = fold(4)
     influence = compare._influence(rows.target, scores)
-    assert compare._widening([rows], [influence * 0]) == 1.0
-    assert compare._widening([Fold(rows.rows, rows.day, rows.entity, rows.target, ())], [influence]) == 1.0
+    assert compare._widening([rows], influence * 0) == 1.0
+    assert compare._widening([Fold(rows.rows, rows.day, rows.entity, rows.target, ())], influence) == 1.0
 
 
 def test_degrees_are_those_of_the_kind_of_cluster_that_fewest_positive_rows_are_spread_over() -> None:
