@@ -106,9 +106,11 @@ def test_bounds_are_known_ones() -> None:
         (compare.brier(folds, *scored), -0.007865189462758243, 0.002098449089308195),
     ):
         assert (apart.estimate, apart.error, apart.degrees) == (pytest.approx(gain, rel=1e-9), pytest.approx(error, rel=1e-9), 14)
-    [(rows, *both)] = worlds(1, 0.0, 1.5)
-    apart = compare.average_precision([rows], *both)
-    assert (apart.error, apart.degrees) == (pytest.approx(0.07122465053942134, rel=1e-9), 39), "wider by 1.64 for its clusters"
+    for spread, error in (((0.0, 1.5), 0.07122465053942134), ((1.0, 1.0), 0.05899890331867386)):
+        # By clusters alone, and by both kinds together: wider by 1.64, and by 1.26.
+        [(rows, *both)] = worlds(1, *spread)
+        apart = compare.average_precision([rows], *both)
+        assert (apart.error, apart.degrees) == (pytest.approx(error, rel=1e-9), 39)
     target = np.concatenate([rows.target for rows in folds])
     order = np.argsort(scored[0], kind="stable")
     fifteen = [abs(sum(scored[0][part]) - sum(target[part])) for part in np.array_split(order, 15)]
