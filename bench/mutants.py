@@ -52,6 +52,9 @@ TESTED: Mapping[str, tuple[str, ...]] = {
 KNOWN: Mapping[tuple[str, str], str] = {
     ("compare", "DRAWS = 400: 400 to 401"): "draws are made in whole blocks of 200",
     ("compare", "_BLOCK = 8192: 8192 to 8193"): "how many entities are multiplied at a time changes no figure",
+    ("compare", "len(chosen) + 1: Add to Sub"): "a power of -1: two less changes nothing",
+    ("compare", "len(kinds) + 1: 1 to 2"): "of more kinds than there are, there is no combination",
+    ("compare", "10 * list_size: 10 to 11"): "whoever stands ten lists below the first place is listed in no draw",
     ("compare", "cluster * len(values) + place: Add to Sub"): "less the place is a number of its own for every two of them just as well",
     ("compare", "strict=True: True to False"): "the folds of an evidence have the same clusters, and those as many rows",
     ("judge", "run.holdout_first is None or run.holdout_last is None: to And"): "a run has both or none of them, as run.py sees to",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.courts import DAY, START, Court
 from include.nightshift.errors import RegistryError
 from include.nightshift.lakehouse import chain, log, records, tables
 from include.nightshift.promote import acts, copies, history, report
+from include.nightshift.promote.proof import Papers
 
 
 def crowned(court: Court, version: str, champion: str | None = None) -> str:
@@ -325,6 +327,26 @@ def test_the_alias_is_mended_and_what_was_wrong_is_said(court: Court) -> None:
     [said] = history.reconcile(court.settings, court.use_case)
     assert "pointed at version 9; the history says 1" in said
     assert court.alias.champion == "1"
+
+
+def test_a_champion_promised_the_figures_of_its_report(court: Court) -> None:
+    digest = court.judged("1", figures='{"candidate_average_precision": 0.7}')
+    assert history.promised(court.settings, {"report_digest": digest}) == {"candidate_average_precision": 0.7}
+    assert history.promised(court.settings, {"report_digest": "f" * 64}) == {}
+
+
+def test_a_baseline_is_one_that_a_sound_report_vouches_for(court: Court) -> None:
+    crowned(court, "1")
+    papers, [reign] = Papers.read(court.settings, court.use_case), history.reigns(court.settings, court.use_case)
+    found = history.baseline_of(court.settings, court.use_case, papers, reign)
+    assert found is not None
+    assert found.version == "1-baseline"
+    [report] = papers.reports
+    for reports in ([], [report | {"passed": False}]):
+        assert history.baseline_of(court.settings, court.use_case, replace(papers, reports=reports), reign) is None
+    digest = court.judged("2", baseline_sha256=None)
+    papers = Papers.read(court.settings, court.use_case)
+    assert history.baseline_of(court.settings, court.use_case, papers, {"report_digest": digest}) is None
 
 
 def test_a_baseline_is_asked_for_only_where_it_is_what_was_judged(court: Court) -> None:

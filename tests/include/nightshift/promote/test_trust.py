@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -140,8 +141,9 @@ def test_a_reign_that_was_put_in_is_not_looked_at_and_one_beside_another_is_said
     assert scoring(reigned) == ("2", "fallback")
 
 
-def test_a_withdrawn_reign_that_was_put_behind_the_one_of_tonight_takes_no_place_but_the_list_is_marked(reigned: Court) -> None:
-    forged = {"use_case": reigned.use_case.name, "model_version": "9", "from_night": START, "until_night": START - DAY}
+@pytest.mark.parametrize("last", [START - DAY, START + DAY], ids=["withdrawn", "ended"])
+def test_a_reign_that_was_put_behind_the_one_of_tonight_takes_no_place_but_the_list_is_marked(reigned: Court, last: date) -> None:
+    forged = {"use_case": reigned.use_case.name, "model_version": "9", "from_night": START, "until_night": last}
     forged |= {"report_digest": "9" * 64, "act": "promote"}
     chain.amend(reigned.settings, tables.CHAMPION_HISTORY, lambda rows: [*rows, forged])
     found = trust.reigning(reigned.settings, reigned.use_case, TONIGHT)
