@@ -57,6 +57,7 @@ KNOWN: Mapping[tuple[str, str], str] = {
     ("compare", "10 * list_size: 10 to 11"): "whoever stands ten lists below the first place is listed in no draw",
     ("compare", "cluster * len(values) + place: Add to Sub"): "less the place is a number of its own for every two of them just as well",
     ("compare", "strict=True: True to False"): "the folds of an evidence have the same clusters, and those as many rows",
+    ("history", "row['seq'] > detail['seq']: Gt to GtE"): "the reign that is rolled back is never its own target",
     ("judge", "run.holdout_first is None or run.holdout_last is None: to And"): "a run has both or none of them, as run.py sees to",
     ("judge", ":4000: 4000 to 4001"): "MLflow takes tags of 5000 characters: reasons are cut off anywhere before that",
     ("metrics", "len(entities) + 1: 1 to 2"): "one place behind the last entity is all that anybody looks at",

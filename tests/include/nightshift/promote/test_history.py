@@ -306,6 +306,10 @@ def test_a_rollback_that_was_killed_is_done_once_by_the_same_act(court: Court, m
     assert [rolled_back(court, act_id="run-1"), rolled_back(court, act_id="run-1")] == ["2", "2"]
     assert [row[:2] for row in reigns(court)] == [("1", "promote"), ("2", "promote"), ("3", "promote"), ("2", "rollback")]
     assert len(records.read(court.settings, tables.ACTS)) == 1
+    # It tells what it did, not what came after.
+    assert [rolled_back(court, act_id="run-2"), rolled_back(court, act_id="run-1")] == ["1", "2"]
+    assert [row[:2] for row in reigns(court)][-1] == ("1", "rollback")
+    assert history.rollback(court.settings, court.use_case, None, "ann", "again", act_id="run-1")["act"] == "rollback"
 
 
 def test_a_rollback_from_a_champion_that_reigns_no_longer_is_refused(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
