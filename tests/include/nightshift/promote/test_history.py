@@ -204,6 +204,25 @@ def test_a_model_without_all_that_speaks_for_it_is_refused_with_advice_and_nothi
     assert (history.reigns(court.settings, court.use_case), court.alias.champion) == (before, alias)
 
 
+def test_a_refusal_names_the_report_by_its_first_twelve_characters(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowned(court, "1")
+    digest = crowned(court, "2", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "_amend", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rolled_back(court, act_id="run-1")
+    held = records.read(court.settings, tables.GATE_REPORTS)
+    records.amend(court.settings, tables.GATE_REPORTS, lambda rows: [])
+    with pytest.raises(RegistryError, match=r"ops\.gate_reports holds no report [0-9a-f]{12}: train again"):
+        rolled_back(court, act_id="run-1")
+    records.amend(court.settings, tables.GATE_REPORTS, lambda rows: held)
+    rolled_back(court, act_id="run-1")
+    with pytest.raises(RegistryError, match=rf"^report {digest[:12]} let its model reign"):
+        history.crown(court.settings, court.use_case, digest, why="gates passed")
+    with pytest.raises(RegistryError, match=r"^the model of report ffffffffffff cannot be promoted: "):
+        history.crown(court.settings, court.use_case, "f" * 64, why="gates passed")
+
+
 def test_what_is_unfrozen_goes_on_and_all_is_in_the_acts(court: Court) -> None:
     crowned(court, "1")
     digest = court.approved("2", "1")
