@@ -1,9 +1,9 @@
 """Whether the tests of what decides would notice if it decided otherwise: mutants of the gates, the report, the promotion and the trust.
 
-`make bench NAME=mutants ARGS="[--modules M,M] [--sample N]"`. Each mutant is one small change to one module: a comparison turned, a
-condition denied, a number moved, a sum made a difference. A fork of this process, which has the libraries loaded, puts the mutant in the
-module's place and runs the module's own tests; a mutant that they pass has survived. Survivors are listed, and those in `KNOWN` with the
-reason why no test can tell them from the original.
+`make bench NAME=mutants ARGS="[--modules M,M] [--sample N] [--processes N]"`. Each mutant is one small change to one module: a comparison
+turned, a condition denied, a number moved, a sum made a difference. A fork of this process, which has the libraries loaded, puts the mutant
+in the module's place and runs the module's own tests; a mutant that they pass has survived. Survivors are listed, and those in `KNOWN` with
+the reason why no test can tell them from the original.
 
 Mutation testing as in DeMillo, Lipton, Sayward, "Hints on test data selection", Computer 11 (1978); the operators are the sufficient set
 of Offutt et al., TOSEM 5 (1996): relational, logical, arithmetic, unary, and constants beside.
@@ -68,7 +68,7 @@ KNOWN: Mapping[tuple[str, str], str] = {
 }
 """Survivors by module and what was changed, with the reason why they are the original's equals."""
 SECONDS = 180
-"""A mutant whose tests take longer has made something endless: it is noticed."""
+"""A mutant whose tests take longer has made something endless: it is noticed. Those of the module as it is take a quarter of that."""
 LOADED = ("numpy", "scipy.stats", "sklearn.metrics", "pyarrow.parquet", "pyarrow.dataset", "pytest", "hypothesis", "deltalake", "xgboost")
 
 _RELATIONS: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
@@ -102,39 +102,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--modules", default=",".join(TESTED), metavar="M,M", help=f"of {', '.join(TESTED)}")
     parser.add_argument("--sample", type=int, default=0, help="so many mutants of each, drawn by a seed; 0: all")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="mutants that are tried at a time")
     asked = parser.parse_args(arguments)
     if unknown := set(asked.modules.split(",")) - TESTED.keys():
         parser.error(f"{', '.join(sorted(unknown))}: choose among {', '.join(TESTED)}")
     for name in LOADED:
         importlib.import_module(name)
     killed: Counter[str] = Counter()
-    survivors: list[Mutant] = []
+    left: list[Mutant] = []
     for module in asked.modules.split(","):
         began, every = time.monotonic(), list(mutants(module))
         chosen = random.Random(1).sample(every, min(asked.sample, len(every))) if asked.sample else every
-        if noticed(Mutant(module, 0, "nothing", _path(module).read_text())):
+        if not list(survivors([Mutant(module, 0, "nothing", _path(module).read_text())])):
             raise SystemExit(f"mutants: the tests of {module} fail as it is: mend that first")
         lived = []
-        for mutant in chosen:
-            if not noticed(mutant):
-                lived.append(mutant)
-                print(f"  {mutant.module}:{mutant.line}: {mutant.what}: {KNOWN.get(mutant.name, 'NO REASON KNOWN')}", flush=True)
+        for mutant in survivors(chosen, asked.processes):
+            lived.append(mutant)
+            print(f"  {mutant.module}:{mutant.line}: {mutant.what}: {KNOWN.get(mutant.name, 'NO REASON KNOWN')}", flush=True)
         killed[module] = len(chosen) - len(lived)
-        survivors += lived
+        left += lived
         print(f"{module:10} {len(chosen):4} mutants, {len(lived):3} survived, {time.monotonic() - began:.0f} s", flush=True)
-    all_of_them = killed.total() + len(survivors)
+    all_of_them = killed.total() + len(left)
     figures = [
         Figure("share of mutants that the tests notice", 100 * killed.total() / max(1, all_of_them), 95, "%", at_least=True),
-        Figure("survivors without a reason", sum(mutant.name not in KNOWN for mutant in survivors), 0, ""),
+        Figure("survivors without a reason", sum(mutant.name not in KNOWN for mutant in left), 0, ""),
     ]
     return report("mutants", figures)
 
 
 def mutants(module: str) -> Iterator[Mutant]:
-    """All mutants of a module of `promote`, in the order of its lines."""
+    """All mutants of a module of `promote`; two changes that come to the same, such as a `not` taken back and its condition denied, are
+    one."""
     tree = ast.parse(_path(module).read_text())
     _forget_words(tree)
     declared = set(map(id, _declarations(tree)))
+    made: set[str] = set()
     within = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for place, node in enumerate(ast.walk(tree)):
         if id(node) in declared:
@@ -142,26 +144,36 @@ def mutants(module: str) -> Iterator[Mutant]:
         for what, change in _changes(node):
             other = copy.deepcopy(tree)
             change(next(twin for number, twin in enumerate(ast.walk(other)) if number == place))
+            source = ast.unparse(ast.fix_missing_locations(other))
+            if source in made:
+                continue
+            made.add(source)
             # A number by itself would be told from no other.
             around = ast.unparse(within[id(node)] if isinstance(node, ast.Constant) else node)[:80].replace("\n", " ")
-            yield Mutant(module, getattr(node, "lineno", 0), f"{around}: {what}", ast.unparse(ast.fix_missing_locations(other)))
+            yield Mutant(module, getattr(node, "lineno", 0), f"{around}: {what}", source)
 
 
-def noticed(mutant: Mutant) -> bool:
-    """Whether the module's tests fail with the mutant in its place."""
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        _run_tests(mutant)
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status) != 0
+def survivors(every: Sequence[Mutant], processes: int = 1) -> Iterator[Mutant]:
+    """Those with which their module's tests pass, as they are found; so many at a time are tried."""
+    waiting, running = list(reversed(every)), dict[int, tuple[Mutant, float]]()
+    while waiting or running:
+        while waiting and len(running) < processes:
+            mutant = waiting.pop()
+            sys.stdout.flush()
+            if not (child := os.fork()):
+                _run_tests(mutant)
+            running[child] = mutant, time.monotonic() + SECONDS
+        for child, (mutant, until) in list(running.items()):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if not ended and time.monotonic() < until:
+                continue
+            del running[child]
+            if not ended:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            elif os.waitstatus_to_exitcode(status) == 0:
+                yield mutant
         time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
 
 
 def _run_tests(mutant: Mutant) -> None:

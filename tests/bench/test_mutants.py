@@ -1,0 +1,45 @@
+"""Mutants: changes that tests notice are told from those that they do not, and none is made of what nobody decides by."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+from bench import mutants as bench
+from include.nightshift.settings import ROOT
+
+PROGRAM = """
+import sys
+from bench import mutants
+mutants.TESTED = {"verdict": (sys.argv[1],)}
+sys.exit(mutants.main(["--modules", "verdict", "--sample", "2", "--processes", "2"]))
+"""
+
+
+def tried(tests: str) -> subprocess.CompletedProcess[str]:
+    """Two mutants of `verdict`, by these tests; in a process of its own, because it forks."""
+    return subprocess.run([sys.executable, "-c", PROGRAM, tests], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_a_sample_is_tried_and_what_the_tests_do_not_notice_is_named() -> None:
+    """Planted: tests of something else, which no change of a verdict can make fail."""
+    sees, blind = tried("verdict"), tried("question")
+    assert sees.returncode == 0, sees.stdout + sees.stderr
+    assert "verdict       2 mutants,   0 survived" in sees.stdout
+    assert blind.returncode == 1
+    assert "verdict       2 mutants,   2 survived" in blind.stdout
+    assert blind.stdout.count("NO REASON KNOWN") == 2
+
+
+def test_each_mutant_is_the_module_with_one_change() -> None:
+    for module in bench.TESTED:
+        every = list(bench.mutants(module))
+        assert len({mutant.source for mutant in every}) == len(every)
+        for mutant in every:
+            ast.parse(mutant.source)
+
+
+def test_every_reason_is_of_a_mutant_that_there_is() -> None:
+    there = {mutant.name for module in bench.TESTED for mutant in bench.mutants(module)}
+    assert bench.KNOWN.keys() <= there
