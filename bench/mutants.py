@@ -68,7 +68,7 @@ KNOWN: Mapping[tuple[str, str], str] = {
 }
 """Survivors by module and what was changed, with the reason why they are the original's equals."""
 SECONDS = 180
-"""A mutant whose tests take longer has made something endless: it is noticed. Those of the module as it is take a quarter of that."""
+"""A mutant whose tests take longer has made something endless: it is noticed."""
 LOADED = ("numpy", "scipy.stats", "sklearn.metrics", "pyarrow.parquet", "pyarrow.dataset", "pytest", "hypothesis", "deltalake", "xgboost")
 
 _RELATIONS: Mapping[type[ast.cmpop], type[ast.cmpop]] = {

@@ -331,7 +331,8 @@ class _Turn:
             return self._standing(machine, settled=True)
         market = learnt(self.pool.name, self.folder.parent, prices, self.terms.tick_seconds)
         running = None if machine is None else ON_DEMAND if machine.on_demand else machine.place
-        wish = self._planner(market).wish(self._hours_left(), self._work_hours(), running, self._starting_hours(machine))
+        work_hours = self._work_hours()
+        wish = self._planner(market, work_hours).wish(self._hours_left(), work_hours, running, self._starting_hours(machine))
         places = tuple(place for place in wish.places if self._affordable(prices.spot[place]))
         if places or (wish.places and wish.otherwise != "on_demand"):
             moved = self._asked(places, wish.places, prices, instead_of=machine)
@@ -341,11 +342,11 @@ class _Turn:
             return self._moved(machine, (), prices)
         return self._standing(machine)
 
-    def _planner(self, market: Market) -> Planner:
+    def _planner(self, market: Market, work_hours: float) -> Planner:
         return Planner(
             market=market,
             hours=max(self._hours_left(), self.terms.tick_seconds / 3600) * 1.01,
-            work_hours=max(self._work_hours(), self.terms.work_hours) * 1.01,
+            work_hours=max(work_hours, self.terms.work_hours) * 1.01,
             changeover_hours=self.pool.changeover_seconds / 3600,
             tick_hours=self.terms.tick_seconds / 3600,
         )

@@ -111,10 +111,6 @@ def code(recipe: Recipe) -> str:
 
 def sources(recipe: Recipe) -> str:
     """SHA-256 of our own code that makes the recipe's model; needs none of the libraries that train it."""
-    modules: tuple[str, ...] = ("trees", "rows", "run")
-    match recipe:
-        case Linear():
-            modules = ("linear", "rows", "run")
-        case Attention():
-            modules = ("sequence", "ranks", "rows", "run")
-    return hashlib.sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in modules)).hexdigest()
+    own = {Linear.kind: ("linear",), Attention.kind: ("sequence", "ranks")}.get(recipe.kind, ("trees",))
+    files = [Path(__file__).with_name(f"{name}.py") for name in (*own, "rows", "run")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -180,7 +180,7 @@ def stand(folder: Path, run: TrainingRun) -> Stand | None:
     search, trials = run.recipe.search, _done(folder)
     if search is None or not (_running(folder, trials) / RUN).exists() or (folder / SEARCH).exists() or why_ended(search, trials):
         return None
-    return Stand(len(trials), search.trials, _seconds_to_come(folder, search, trials))
+    return Stand(len(trials), search.trials, _seconds_to_come(folder, search, trials) if trials else None)
 
 
 def seconds_left(folder: Path, run: TrainingRun) -> float | None:
@@ -192,18 +192,16 @@ def seconds_left(folder: Path, run: TrainingRun) -> float | None:
     trial_of = held_back(run, search.validation_nights)
     more_nights = ((run.train_last - run.train_first).days + 1) / ((trial_of.train_last - trial_of.train_first).days + 1)
     training = more_nights * max(trial.seconds for trial in trials)
-    return training if (folder / SEARCH).exists() else training + (_seconds_to_come(folder, search, trials) or 0.0)
+    return training if (folder / SEARCH).exists() else training + _seconds_to_come(folder, search, trials)
 
 
-def _seconds_to_come(folder: Path, search: Search, trials: Sequence[Trial]) -> float | None:
-    """Of a search, after these trials."""
-    if not trials:
-        return None
+def _seconds_to_come(folder: Path, search: Search, trials: Sequence[Trial]) -> float:
+    """Of a search, after these trials, of which there is one at least."""
     seconds, cost = (sum(getattr(trial, spent) for trial in trials) / len(trials) for spent in ("seconds", "cost"))
     to_come: list[Trial] = []
     while why_ended(search, [*trials, *to_come]) is None:
         to_come.append(replace(trials[-1], seconds=seconds, cost=cost))
-    return len(to_come) * seconds - min(seconds if to_come else 0.0, _seconds_that_stand(_running(folder, trials)))
+    return len(to_come) * seconds - min(seconds, _seconds_that_stand(_running(folder, trials))) if to_come else 0.0
 
 
 def _running(folder: Path, done: Sequence[Trial]) -> Path:

@@ -36,6 +36,14 @@ def rolled_back(court: Court, to: str | None = None, act_id: str | None = None) 
     return str(row["model_version"])
 
 
+def killed_rolling_back(court: Court, act_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The act is kept, and the process ends before the history changes."""
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "_amend", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rolled_back(court, act_id=act_id)
+
+
 def test_a_champion_reigns_from_the_first_free_night_until_the_next_ones_and_old_nights_keep_theirs(court: Court) -> None:
     assert history.champions(court.settings, court.use_case, [START]) == {}
     crowned(court, "1")
@@ -207,10 +215,7 @@ def test_a_model_without_all_that_speaks_for_it_is_refused_with_advice_and_nothi
 def test_a_refusal_names_the_report_by_its_first_twelve_characters(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
     crowned(court, "1")
     digest = crowned(court, "2", "1")
-    with monkeypatch.context() as patch:
-        patch.setattr(history, "_amend", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            rolled_back(court, act_id="run-1")
+    killed_rolling_back(court, "run-1", monkeypatch)
     held = records.read(court.settings, tables.GATE_REPORTS)
     records.amend(court.settings, tables.GATE_REPORTS, lambda rows: [])
     with pytest.raises(RegistryError, match=r"ops\.gate_reports holds no report [0-9a-f]{12}: train again"):
@@ -317,10 +322,7 @@ def test_without_a_champion_there_is_nothing_to_return_from(court: Court) -> Non
 def test_a_rollback_that_was_killed_is_done_once_by_the_same_act(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, champion in (("1", None), ("2", "1"), ("3", "2")):
         crowned(court, version, champion)
-    with monkeypatch.context() as patch:
-        patch.setattr(history, "_amend", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            rolled_back(court, act_id="run-1")
+    killed_rolling_back(court, "run-1", monkeypatch)
     assert len(reigns(court)) == 3
     assert [rolled_back(court, act_id="run-1"), rolled_back(court, act_id="run-1")] == ["2", "2"]
     assert [row[:2] for row in reigns(court)] == [("1", "promote"), ("2", "promote"), ("3", "promote"), ("2", "rollback")]
@@ -334,10 +336,7 @@ def test_a_rollback_that_was_killed_is_done_once_by_the_same_act(court: Court, m
 def test_a_rollback_from_a_champion_that_reigns_no_longer_is_refused(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
     crowned(court, "1")
     crowned(court, "2", "1")
-    with monkeypatch.context() as patch:
-        patch.setattr(history, "_amend", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            rolled_back(court, act_id="run-1")
+    killed_rolling_back(court, "run-1", monkeypatch)
     crowned(court, "3", "2")
     with pytest.raises(RegistryError, match="version 3 reigns by now, somebody was quicker"):
         rolled_back(court, act_id="run-1")

@@ -164,14 +164,11 @@ def test_who_reigns_is_who_the_history_says_though_the_report_is_one_that_was_ro
 
 
 def test_a_night_that_nobody_reigns_over_names_who_began_last(reigned: Court) -> None:
-    def first(change: Callable[[Record], Record]) -> Callable[[Record], Record | None]:
-        return lambda row: change(row) if row["seq"] == 1 else row
-
-    altered(reigned, tables.CHAMPION_HISTORY, first(lambda row: row | {"until_night": START + 3 * DAY}))
-    found = trust.reigning(reigned.settings, reigned.use_case, START + 5 * DAY)
+    ended, night = {"until_night": START + 3 * DAY}, START + 5 * DAY
+    altered(reigned, tables.CHAMPION_HISTORY, lambda row: row | ended if row["seq"] == 1 else row)
+    found = trust.reigning(reigned.settings, reigned.use_case, night)
     assert found is not None
     assert (found.version, found.mark) == ("1", "fallback")
-    night = START + 5 * DAY
     assert found.reasons[0] == f"ops.champion_history: nobody reigns over night {night}, though version 1 began before"
 
 
