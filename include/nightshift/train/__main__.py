@@ -154,10 +154,11 @@ def _learnt(
 
 
 def _machine(home: Path, run: TrainingRun) -> dict[str, str | int]:
-    """What the arithmetic of a training that begins here will depend on; all trainings of a search have the threads of the first one."""
+    """What the arithmetic of a training that begins here will depend on; all trainings of a search do as the first one's machine."""
     here, kept = learner.this_machine(run.recipe), home / folders.TRIALS / "machine.json"
     if kept.exists():
-        return here | {"threads": json.loads(kept.read_text())["threads"]}
+        # Trials are one process's, whoever helps with the last training.
+        return here | {name: value for name, value in json.loads(kept.read_text()).items() if name != "processes"}
     if kept.parent.exists():
         write_durably(kept, json.dumps(here).encode())
     return here

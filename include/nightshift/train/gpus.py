@@ -1,6 +1,6 @@
-"""GPUs: how busy and how full those of this machine are, asked of the library that NVIDIA's driver brings along (NVML).
+"""GPUs: what this machine has, and how busy and how full it is, asked of the libraries that NVIDIA's driver brings along.
 
-Directly: the Python package for it would be one more thing that a training machine must have, for five calls.
+Directly: the Python packages for them would be more that a training machine must have, for nine calls.
 """
 
 from __future__ import annotations
@@ -9,7 +9,21 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_LIBRARY = "libnvidia-ml.so.1"
+_LIBRARY, _CUDA = "libnvidia-ml.so.1", "libcuda.so.1"
+
+
+def name() -> str:
+    """What CUDA calls the GPU that this process is given first; empty where it is given none."""
+    try:
+        driver: Any = ctypes.CDLL(_CUDA)
+    except OSError:
+        return ""
+    count, device, called = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return ""
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(called, len(called), device):
+        return ""
+    return called.value.decode()
 
 
 class _Memory(ctypes.Structure):

@@ -7,12 +7,11 @@ next one depends on, beside the rows, the recipe and the machine's own way of ad
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from include.nightshift.errors import ConfigurationError
+from include.nightshift.errors import CheckpointError, ConfigurationError
 from include.nightshift.train import trees
 from include.nightshift.train.recipes import Attention, Linear, Trees
 
@@ -56,11 +55,16 @@ class Learner(Protocol):
 
 def this_machine(recipe: Recipe) -> dict[str, str | int]:
     """What the arithmetic of a training of this recipe that begins here will depend on."""
-    if isinstance(recipe, Attention):
-        from include.nightshift.train import sequence
+    match recipe:
+        case Linear():
+            from include.nightshift.train import linear
 
-        return sequence.machine()
-    return {"threads": os.cpu_count() or 1}
+            return linear.machine()
+        case Attention():
+            from include.nightshift.train import sequence
+
+            return sequence.machine()
+    return trees.machine()
 
 
 def begin(run: TrainingRun, rows: Rows, machine: Mapping[str, str | int]) -> Learner:
@@ -69,9 +73,10 @@ def begin(run: TrainingRun, rows: Rows, machine: Mapping[str, str | int]) -> Lea
     Raises:
         CheckpointError: this machine cannot add up as that one does.
     """
+    _check_alike(machine, this_machine(run.recipe), run.recipe)
     match run.recipe:
         case Trees():
-            return trees.Boosting(rows, run.features, run.recipe, int(machine["threads"]))
+            return trees.Boosting(rows, run.features, run.recipe, int(machine["threads"]), str(machine["device"]))
         case Linear():
             from include.nightshift.train import linear
 
@@ -81,6 +86,18 @@ def begin(run: TrainingRun, rows: Rows, machine: Mapping[str, str | int]) -> Lea
 
             return sequence.Training(rows, run.features, run.recipe, machine)
     raise ConfigurationError(f"no learner makes recipes of kind {run.recipe.kind!r}: name one in {__name__}")
+
+
+def _check_alike(asked: Mapping[str, str | int], here: Mapping[str, str | int], recipe: Recipe) -> None:
+    """Any machine can run as many threads as another. And all have cores: trees that began on some go on there, beside a GPU too."""
+    on_cores = isinstance(recipe, Trees) and asked.get("device") == trees.CPU
+    at_will = {"threads", "device"} if on_cores else {"threads"}
+    if other := sorted(name for name in asked.keys() - at_will if asked[name] != here.get(name)):
+        raise CheckpointError(
+            f"this training began on {' and '.join(f'{name} {asked[name]}' for name in other)}, here is "
+            f"{' and '.join(f'{name} {here.get(name)}' for name in other)}, which rounds otherwise: going on would give another model. "
+            "Start it on a machine like the first, or pin a new run"
+        )
 
 
 def follow(run: TrainingRun, rows: Rows, after_step: Callable[[int], None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -53,6 +54,14 @@ class Term:
     def standard(self, values: np.ndarray) -> np.ndarray:
         """The values as standard deviations from the mean."""
         return (np.where(np.isnan(values), self.median, values) - self.mean) / self.scale
+
+
+def machine() -> dict[str, str | int]:
+    """What the arithmetic of a training that begins here will depend on."""
+    from threadpoolctl import threadpool_info
+
+    kernels = {str(library["architecture"]) for library in threadpool_info() if library.get("architecture")}
+    return {"threads": os.cpu_count() or 1, "instructions": " ".join(sorted(kernels))}
 
 
 class Fitting:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from include.nightshift.errors import CheckpointError, TrainingFailedError
+from include.nightshift.errors import TrainingFailedError
 from include.nightshift.train import reasons
 from include.nightshift.train.ranks import Order, Ranks
 from include.nightshift.train.recipes import Attention
@@ -200,8 +200,11 @@ def machine() -> dict[str, str | int]:
 
     ranks = Ranks.here()
     device = _device(ranks)
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"threads": max(1, (os.cpu_count() or 1) // ranks.size), "device": kind, "processes": ranks.size}
+    here: dict[str, str | int] = {"threads": max(1, (os.cpu_count() or 1) // ranks.size), "processes": ranks.size}
+    if device.type == "cuda":
+        return here | {"device": torch.cuda.get_device_name(device)}
+    # One with wider registers adds up in another order.
+    return here | {"device": "cpu", "instructions": torch.backends.cpu.get_cpu_capability()}
 
 
 def _device(ranks: Ranks) -> torch.device:
@@ -216,22 +219,11 @@ class Training:
     """The learner (`train.learner`) of the sequence model: a stretch is a hundredth of the steps, a step one batch of windows."""
 
     def __init__(self, rows: Rows, features: Sequence[str], recipe: Attention, asked: Mapping[str, str | int]) -> None:
-        """`asked`: the machine (see `machine`) on which the training began.
-
-        Raises:
-            CheckpointError: it began on another kind of device, or with another number of processes.
-        """
+        """`asked`: the machine (see `machine`) on which the training began, which was like this one."""
         import torch
         from torch import nn
 
         self._ranks, self._recipe, self._features, self._step = Ranks.here(), recipe, tuple(features), 0
-        here = machine()
-        if other := sorted(name for name in ("device", "processes") if asked[name] != here[name]):
-            raise CheckpointError(
-                f"this training began on {' and '.join(f'{name} {asked[name]}' for name in other)}, here is "
-                f"{' and '.join(f'{name} {here[name]}' for name in other)}, which rounds otherwise: going on would give another model. "
-                "Start it on a machine like the first, or pin a new run"
-            )
         self._device = _device(self._ranks)
         self._ranks.join(self._device.type)
         torch.set_num_threads(self._ranks.agree(int(asked["threads"])))

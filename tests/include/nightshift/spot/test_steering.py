@@ -97,7 +97,7 @@ def test_a_trainer_that_resumes_without_a_seed_per_chunk_and_from_one_long_call_
     sabotage = textwrap.dedent(
         """
         import xgboost
-        def onward(margins, matrix, recipe, chunk, threads, after_round):
+        def onward(margins, matrix, recipe, chunk, threads, after_round, device):
             # The state of the samplers lives in the process, and is lost with it.
             global booster, first
             if "booster" not in globals():

@@ -66,11 +66,42 @@ def test_what_a_gpu_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     assert Gpus().figures() == {"gpu_0_memory_usage_megabytes": 20_000.0, "gpu_0_memory_usage_percentage": 25.0}
 
 
+def _cuda(*, sees: int = 2, begins: int = 0) -> SimpleNamespace:
+    """CUDA's driver with two GPUs, of which the second is given first."""
+
+    def text(called: ctypes.Array, length: int, device: ctypes.c_int) -> int:
+        called.value = [b"NVIDIA L4", b"Tesla T4"][device.value]
+        return 0
+
+    def put(found: object, value: int) -> int:
+        ctypes.cast(found, ctypes.POINTER(ctypes.c_int))[0] = value  # type: ignore[arg-type]
+        return 0
+
+    return SimpleNamespace(
+        cuInit=lambda flags: begins,
+        cuDeviceGetCount=lambda found: put(found, sees),
+        cuDeviceGet=lambda found, number: put(found, 1 - number),
+        cuDeviceGetName=text,
+    )
+
+
+def test_the_gpu_that_a_process_is_given_first_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus.ctypes, "CDLL", lambda name: {"libcuda.so.1": _cuda()}[name])
+    assert gpus.name() == "Tesla T4"
+
+
+@pytest.mark.parametrize("driver", [_cuda(sees=0), _cuda(begins=100)], ids=["none is visible", "no device"])
+def test_where_none_is_given_there_is_no_name(driver: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus.ctypes, "CDLL", lambda name: driver)
+    assert gpus.name() == ""
+
+
 def test_a_machine_without_a_driver_or_whose_driver_sees_no_gpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
     monkeypatch.setattr(gpus.ctypes, "CDLL", missing)
     assert Gpus().figures() == {}
+    assert gpus.name() == ""
     monkeypatch.setattr(gpus.ctypes, "CDLL", lambda name: _driver(sees=0))
     assert Gpus().figures() == {}

@@ -387,16 +387,29 @@ def test_under_notice_a_trial_is_saved_and_the_same_command_goes_on(make_search:
     assert apart_from_clocks(folder) == apart_from_clocks(undisturbed)
 
 
-def test_all_trainings_of_a_search_have_the_threads_of_the_first_machine(
-    make_search: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+def test_all_trainings_of_a_search_do_as_the_first_machine_does(make_search: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_search("moved")
+    (folder / "notice").touch()
+    assert train(folder) == 75
+    (folder / "notice").unlink()
+    monkeypatch.setattr(trees, "machine", lambda: {"threads": 3, "device": "NVIDIA L4"})
+    assert train(folder) == 0
+    assert json.loads((folder / "checkpoints/00000012.json").read_text())["body"]["machine"] == {"threads": 1, "device": "cpu"}
+
+
+def test_a_search_does_not_go_on_with_another_gpu(
+    make_search: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_search("moved")
     (folder / "notice").touch()
     assert train(folder) == 75
     (folder / "notice").unlink()
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert train(folder) == 0
-    assert json.loads((folder / "checkpoints/00000012.json").read_text())["body"]["machine"] == {"threads": 1}
+    kept = folder / "trials/machine.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"device": "NVIDIA L4"}))
+    # Its next training begins from nothing, and would not be refused for a checkpoint's sake.
+    shutil.rmtree(folder / "trials/0/checkpoints")
+    assert train(folder) == 1
+    assert "CheckpointError: this training began on device NVIDIA L4, here is device cpu" in caplog.records[-1].getMessage()
 
 
 def test_of_several_processes_the_first_one_searches_alone_and_the_others_wait_for_what_it_finds(

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from safetensors.torch import load as tensors_of
 
-from include.nightshift.errors import CheckpointError, TrainingFailedError
+from include.nightshift.errors import TrainingFailedError
 from include.nightshift.promote import metrics
 from include.nightshift.train import interruption, models, sequence
 from include.nightshift.train.recipes import Attention
@@ -188,13 +188,6 @@ def test_a_learner_that_drops_half_of_its_optimiser_fails_it_too(
 ) -> None:
     monkeypatch.setattr(safetensors.torch, "load", lambda state: {n: t * (not n.startswith(lost)) for n, t in tensors_of(state).items()})
     assert train(rows, resume_at=(7,)) != content
-
-
-def test_another_kind_of_device_or_number_of_processes_is_refused(rows: Rows) -> None:
-    with pytest.raises(CheckpointError, match=r"began on device NVIDIA H100, here is device cpu, which rounds otherwise: .*pin a new run"):
-        Training(rows, NAMES, RECIPE, HERE | {"device": "NVIDIA H100"})
-    with pytest.raises(CheckpointError, match="processes 4, here is processes 1"):
-        Training(rows, NAMES, RECIPE, HERE | {"processes": 4})
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_what_to_change(rows: Rows) -> None:

@@ -9,7 +9,7 @@ import pytest
 import xgboost as xgb
 
 from include.nightshift.errors import ConfigurationError, TrainingFailedError
-from include.nightshift.train import trees
+from include.nightshift.train import gpus, trees
 from include.nightshift.train.recipes import Trees
 from include.nightshift.train.rows import Rows
 
@@ -25,14 +25,14 @@ def rows() -> Rows:
     return Rows(matrix, (matrix[:, 0] - matrix[:, 1] + random.normal(size=2000) > 1).astype("float32"), np.arange(2000), np.arange(2000.0))
 
 
-def grow(rows: Rows, recipe: Trees = RECIPE, *, resume_at: tuple[int, ...] = (), threads: int = 1) -> bytes:
+def grow(rows: Rows, recipe: Trees = RECIPE, *, resume_at: tuple[int, ...] = (), threads: int = 1, device: str = trees.CPU) -> bytes:
     """Train to the end; at some chunks in a learner that knows nothing but the state of the one before."""
-    learning = trees.Boosting(rows, NAMES, recipe, threads)
+    learning = trees.Boosting(rows, NAMES, recipe, threads, device)
     chunk = 0
     while learning.step < learning.steps:
         if chunk in resume_at:
             step, state = learning.step, b"".join(learning.state())
-            learning = trees.Boosting(rows, NAMES, recipe, threads)
+            learning = trees.Boosting(rows, NAMES, recipe, threads, device)
             learning.restore(step, state)
         learning.advance(lambda rounds_left: None)
         chunk += 1
@@ -47,6 +47,24 @@ def booster(rows: Rows) -> xgb.Booster:
 @pytest.mark.parametrize("resume_at", [(1,), (2,), (1, 2)])
 def test_where_a_training_was_resumed_leaves_no_trace(rows: Rows, resume_at: tuple[int, ...]) -> None:
     assert hashlib.sha256(grow(rows, resume_at=resume_at)).digest() == hashlib.sha256(grow(rows)).digest()
+
+
+@pytest.mark.parametrize("resume_at", [(1,), (2,), (1, 2)])
+def test_nor_does_it_on_a_gpu(rows: Rows, resume_at: tuple[int, ...]) -> None:
+    device = str(trees.machine()["device"])
+    if device == trees.CPU:
+        pytest.skip("XGBoost has no GPU here")
+    assert grow(rows, resume_at=resume_at, device=device) == grow(rows, device=device)
+
+
+def test_the_driver_may_have_a_gpu_that_xgboost_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for one all the same it would train on the cores, and the checkpoint would name the GPU."""
+    if trees.machine()["device"] != trees.CPU:
+        pytest.skip("XGBoost has a GPU here")
+    monkeypatch.setattr(gpus, "name", lambda: "NVIDIA L4")
+    assert trees.machine()["device"] == trees.CPU
+    monkeypatch.setattr(trees, "_takes_a_gpu", lambda: True)
+    assert trees.machine()["device"] == "NVIDIA L4"
 
 
 def test_the_joined_model_says_of_the_rows_what_they_had_reached(rows: Rows) -> None:
