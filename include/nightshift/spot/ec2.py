@@ -74,10 +74,12 @@ class Ec2Pool:
         """`ec2`, `s3`, `sqs`: boto3's clients; the last only where the details name a queue."""
         self.details, self._ec2, self._s3, self._sqs = details, ec2, s3, sqs
         self._mirrors: dict[str, Mirror] = {}
+        self._ways: dict[str, str] = {}
+        """By type, what the arithmetic of its machines depends on."""
         self.has_larger = bool(details.larger)
 
-    def prices(self) -> Prices:
-        types = self.details.types
+    def prices(self, *, like: str | None = None, larger: bool = False) -> Prices:
+        types = self._types(like, larger=larger)
         with _told("ec2:DescribeSpotPriceHistory"):
             pages = self._ec2.get_paginator("describe_spot_price_history").paginate(
                 InstanceTypes=list(types), ProductDescriptions=["Linux/UNIX"], StartTime=datetime.now(UTC)
@@ -102,10 +104,8 @@ class Ec2Pool:
         mirror.deliver(order.run_folder)
         template = self._template(order, self._code())
         places = [tuple(wanted.split("/")) for wanted in order.places] or [
-            (zone, kind) for kind in self._types(larger=order.larger) for zone in self.details.subnets
+            (zone, kind) for kind in self._types(order.like, larger=order.larger) for zone in self.details.subnets
         ]
-        if order.larger and not order.on_demand:
-            places = [(zone, kind) for zone in dict.fromkeys(zone for zone, _ in places) for kind in self.details.larger]
         overrides = [
             {"InstanceType": kind, "SubnetId": self.details.subnets[zone]}
             | ({"MaxPrice": f"{order.max_price:.4f}"} if order.max_price and not order.on_demand else {})
@@ -244,8 +244,25 @@ class Ec2Pool:
         ]
         return max(held)[1] if held else machine.on_demand_per_hour
 
-    def _types(self, *, larger: bool) -> Mapping[str, float]:
-        return self.details.larger if larger and self.details.larger else self.details.types
+    def _types(self, like: str | None, *, larger: bool) -> Mapping[str, float]:
+        """Those that may be asked for, with their on-demand prices: a run that has begun goes on where it adds up the same."""
+        table = "larger" if larger and self.details.larger else "types"
+        types: Mapping[str, float] = getattr(self.details, table)
+        if like is None or set(types) == {like}:
+            return types
+        unknown = sorted({like, *types} - self._ways.keys())
+        if unknown:
+            with _told("ec2:DescribeInstanceTypes"):
+                pages = self._ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=unknown)
+                self._ways |= {entry["InstanceType"]: _way(entry) for page in pages for entry in page["InstanceTypes"]}
+        alike = {kind: price for kind, price in types.items() if self._ways[kind] == self._ways[like]}
+        if not alike:
+            others = ", ".join(f"{kind} ({self._ways[kind]})" for kind in types)
+            raise PoolError(
+                f"the run began on {like} ({self._ways[like]}), and ec2.{table} has {others}, which round otherwise: going on there would "
+                f"give another model. Add a type like {like}, or pin a new run"
+            )
+        return alike
 
     def _forget(self, template: Mapping[str, str]) -> None:
         """Delete a launch template: a fleet of type instant has read it, and what is left would pile up."""
@@ -396,9 +413,17 @@ def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": name, "Value": value} for name, value in tags.items()]
 
 
+def _way(kind: Mapping[str, Any]) -> str:
+    """What the arithmetic of an instance type's machines depends on; for people too."""
+    processor = kind["ProcessorInfo"]
+    gpus = [f"{gpu['Count']} {gpu['Manufacturer']} {gpu['Name']}" for gpu in kind.get("GpuInfo", {}).get("Gpus", ())]
+    return " + ".join([*gpus, f"{processor.get('Manufacturer', 'some')} {'/'.join(processor['SupportedArchitectures'])}"])
+
+
 def _token(order: Order) -> str:
     """Names one ask: the same again gives the same fleet, should the answer have been lost; one after a refusal is another."""
-    asked = [order.run_id, order.attempt, order.ask, order.on_demand, sorted(order.places), order.until.isoformat(), order.larger]
+    asked = [order.run_id, order.attempt, order.ask, order.on_demand, sorted(order.places), order.until.isoformat()]
+    asked += [order.larger, order.like]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

@@ -161,7 +161,7 @@ class LocalPool:
         self._spot, self._on_demand = spot_per_hour, on_demand_per_hour
         self._started: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def prices(self) -> Prices:
+    def prices(self, *, like: str | None = None, larger: bool = False) -> Prices:
         zones = self.trace.offered if self.trace else (HERE,)
         return Prices(spot=dict.fromkeys((place(zone, KIND) for zone in zones), self._spot), on_demand=self._on_demand)
 

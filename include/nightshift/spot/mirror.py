@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from include.nightshift import durable, objects
 from include.nightshift.errors import CheckpointError, PoolError
 from include.nightshift.spot.pools import LOG, MACHINES
-from include.nightshift.train.run import CHECKPOINTS, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, SYSTEM, TRIALS
+from include.nightshift.train.run import CHECKPOINTS, MACHINE, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, SYSTEM, TRIALS
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -127,7 +127,7 @@ class Mirror:
                 for name in (PROGRESS, RESUMES, SYSTEM, LOG):
                     if (folder / name).exists():
                         self.put(folder, name)
-            for name in _tried(folder):
+            for name in _told_before(folder):
                 # What a trial came to is written once; what a machine has left here of one that goes on is newer than ours.
                 if name not in held:
                     self.put(folder, name)
@@ -267,6 +267,8 @@ class Bearer:
         if heard := self._mirror.read(f"{NOTICES}/{self._attempt}.json"):
             self._goes_at = datetime.fromisoformat(heard[0]["deadline"])
         stand = set(_checkpoint_files(self._folder))
+        # Whoever finds a checkpoint finds there too which machine adds up like that.
+        self._put_new(MACHINE)
         # States before the manifests that name them.
         for name in sorted(stand, key=lambda name: (name.endswith(".json"), name)):
             self._put_new(name)
@@ -315,8 +317,11 @@ def _checkpoint_files(folder: Path) -> Iterator[str]:
             yield manifest
 
 
-def _tried(folder: Path) -> Iterator[str]:
-    """What a search has written of its trials: what each tries and how far it is, then their results, then the search's own."""
+def _told_before(folder: Path) -> Iterator[str]:
+    """What tells a later machine how to go on: which one began, what each trial of a search tries and how far it is, then the results of
+    trials, then the search's own."""
+    if (folder / MACHINE).exists():
+        yield MACHINE
     paths = (folder / TRIALS).rglob("[!.]*")
     names = [str(path.relative_to(folder)) for path in paths if path.name.endswith(_STORY)]
     yield from sorted((name for name in names if not _is_checkpoint(name)), key=lambda name: (Path(name).name == RESULT, name))

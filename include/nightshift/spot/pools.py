@@ -47,6 +47,8 @@ class Order:
     """How often the pool has been asked for this run before: what tells the same order again from the next one."""
     larger: bool = False
     """An attempt ran out of memory: take the larger type."""
+    like: str | None = None
+    """The type of the machine that the run began on: take one that adds up as that does. None: any."""
 
     @property
     def on_demand(self) -> bool:
@@ -150,11 +152,11 @@ class Pool(Protocol):
     def has_larger(self) -> bool:
         """Whether an order for a larger type means anything here."""
 
-    def prices(self) -> Prices:
-        """What the places cost now.
+    def prices(self, *, like: str | None = None, larger: bool = False) -> Prices:
+        """What the places cost now that an order may name which says the same of `like` and `larger`.
 
         Raises:
-            PoolError: the pool does not answer, or refuses.
+            PoolError: there are none, or the pool does not answer, or refuses.
         """
 
     def start(self, order: Order) -> Machine:

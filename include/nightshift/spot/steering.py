@@ -32,7 +32,7 @@ from include.nightshift.spot.policy import ON_DEMAND, Market, Planner
 from include.nightshift.spot.pools import Machine, Order, Pool, Prices
 from include.nightshift.train import search
 from include.nightshift.train.pace import AT_RISK_SECONDS
-from include.nightshift.train.run import RUN, TrainingRun, finished
+from include.nightshift.train.run import MACHINE, RUN, TrainingRun, begun, finished
 
 log = logging.getLogger(__name__)
 
@@ -229,12 +229,15 @@ class _Turn:
         self.now = datetime.now(UTC)
         self.attempt = 0
         """The highest that the pool knows."""
+        self.like: str | None = None
+        """The type of the machine that this pool gave to begin on; None before there is anything to go on with."""
 
     def taken(self) -> Standing:
         machines = self.pool.find(self.run.run_id, self.folder)
         if machines:
             self.pool.fetch(self.run.run_id, self.folder)
         self.attempt = max((machine.attempt for machine in machines), default=0)
+        self.like = self._begun_on(machines)
         running = self._settled(machines)
         # There should be one at most. Should a pool have been slow to tell of one, the newest is the one that is waited for.
         for earlier in running[:-1]:
@@ -262,7 +265,7 @@ class _Turn:
             self.on_attempt(attempt)
             if attempt.outcome == "failed":
                 raise TrainingFailedError(attempts.reason(machine, sight))
-            if attempt.outcome == "out_of_memory" and (not self.pool.has_larger or self._in_a_row("out_of_memory") > 1):
+            if attempt.outcome == "out_of_memory" and (not self.pool.has_larger or self._out_of_memory() > 1):
                 raise TrainingOutOfMemoryError(
                     f"{attempts.reason(machine, sight)}\nMemory ran out on {machine.kind}"
                     f"{', the larger type' if self.pool.has_larger else ''}: train on fewer nights, or give the pool a larger type"
@@ -287,6 +290,19 @@ class _Turn:
         while self.pool.look(machine, self.folder).alive and time.monotonic() < until:
             time.sleep(0.1)
         self._stop(machine)
+
+    def _begun_on(self, machines: list[Machine]) -> str | None:
+        if not begun(self.folder):
+            return None
+        try:
+            began = json.loads((self.folder / MACHINE).read_text())["attempt"]
+        except FileNotFoundError:
+            return None  # what to make of such a checkpoint is the trainer's to say
+        kinds = {attempt.attempt: attempt.kind for attempt in attempts.ledger(self.folder) if attempt.pool == self.pool.name}
+        return (kinds | {machine.attempt: machine.kind for machine in machines}).get(began)
+
+    def _out_of_memory(self) -> int:
+        return sum(attempt.outcome == "out_of_memory" for attempt in attempts.ledger(self.folder))
 
     def _in_a_row(self, outcome: str) -> int:
         """So many of the newest attempts ended like that."""
@@ -320,7 +336,7 @@ class _Turn:
             raise SpotTermsError(f"run {self.run.run_id} may not go on: {over} and start it again. Its checkpoints stand")
 
     def _planned(self, machine: Machine | None) -> Standing:
-        prices = self.pool.prices()
+        prices = self.pool.prices(like=self.like, larger=self._out_of_memory() > 0)
         if self._lost() > self.terms.max_preemptions:
             # Its luck has run out: what is left is done where nobody takes the machine away.
             if machine and machine.on_demand:
@@ -391,7 +407,8 @@ class _Turn:
             price_per_hour=max((prices.spot[place] for place in places), default=prices.on_demand),
             max_price=self.terms.price_ceiling if places else None,
             ask=len(asked),
-            larger=self._in_a_row("out_of_memory") > 0,
+            larger=self._out_of_memory() > 0,
+            like=self.like,
         )
         refused = dict.fromkeys(set(wished) - set(places), f"dearer than {self.terms.price_ceiling}")
         machine = None

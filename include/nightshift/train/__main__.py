@@ -20,7 +20,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,44 +106,54 @@ def train(
             log.info("run %s is finished already", run.run_id)
             return
 
+        machine = _machine(folder, run, attempt)
+
         def trials(trial_of: TrainingRun) -> search.Measure:
-            return _trials(folder, trial_of, at_risk_seconds, alive)
+            return _trials(folder, trial_of, machine, at_risk_seconds, alive)
 
         with system.sampled(folder, attempt):
             with alone():
                 run = search.settled(folder, run, learner.code(run.recipe), trials, price_per_hour)
             rows = learnt_rows(folder, run)
             alive("the reading of rows")
-            learning, stands, history = _learnt(folder, folder, run, rows, at_risk_seconds, alive)
+            learning, stands, history = _learnt(folder, folder, run, rows, machine, at_risk_seconds, alive)
             _publish(folder, run, learning, history, stands.step, int(rows.told.sum()))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024)
     log.info("finished; peak memory %.0f MB", kilobytes / 1024)
 
 
-def _trials(folder: Path, trial_of: TrainingRun, at_risk_seconds: float, alive: Callable[[str], None]) -> search.Measure:
+def _trials(
+    folder: Path, trial_of: TrainingRun, machine: Mapping[str, str | int], at_risk_seconds: float, alive: Callable[[str], None]
+) -> search.Measure:
     """How a search of this run measures its trials, which are variants of `trial_of`; all of them learn from the same rows."""
     rows, judges = learnt_rows(folder, trial_of, trial_of.train_last), Validation.read(folder, trial_of)
     alive("the reading of rows")
 
     def measure(place: Path, trial: TrainingRun) -> float:
-        learning, _, _ = _learnt(place, folder, trial, rows, at_risk_seconds, alive)
+        learning, _, _ = _learnt(place, folder, trial, rows, machine, at_risk_seconds, alive)
         return judges.average_precision(models.loads(learning.model(), trial.told()), threads=os.cpu_count() or 1)
 
     return measure
 
 
 def _learnt(
-    folder: Path, home: Path, run: TrainingRun, rows: Rows, at_risk_seconds: float, alive: Callable[[str], None]
+    folder: Path,
+    home: Path,
+    run: TrainingRun,
+    rows: Rows,
+    machine: Mapping[str, str | int],
+    at_risk_seconds: float,
+    alive: Callable[[str], None],
 ) -> tuple[Learner, Checkpoint, tuple[Progress, ...]]:
     """Learn to the last step, from wherever the folder's checkpoints stand: the learner, where it stood, and all stretches.
 
-    `home`: the folder of the whole run, where notices come.
+    `home`: the folder of the whole run, where notices come. `machine`: what its arithmetic depends on.
     """
     agreed = fingerprint(run, rows)
     checkpoints = Checkpoints(folder / folders.CHECKPOINTS, agreed)
     checkpoints.folder.mkdir(parents=True, exist_ok=True)
     start = checkpoints.newest()
-    stands = start[0] if start else Checkpoint(step=0, machine=_machine(home, run), history=())
+    stands = start[0] if start else Checkpoint(step=0, machine=learner.this_machine(run.recipe) | dict(machine), history=())
     learning = learner.begin(run, rows, stands.machine)
     if start:
         learning.restore(stands.step, start[1])
@@ -153,15 +163,13 @@ def _learnt(
     return learning, stands, history
 
 
-def _machine(home: Path, run: TrainingRun) -> dict[str, str | int]:
-    """What the arithmetic of a training that begins here will depend on; all trainings of a search do as the first one's machine."""
-    here, kept = learner.this_machine(run.recipe), home / folders.TRIALS / "machine.json"
-    if kept.exists():
-        # Trials are one process's, whoever helps with the last training.
-        return here | {name: value for name, value in json.loads(kept.read_text()).items() if name != "processes"}
-    if kept.parent.exists():
-        write_durably(kept, json.dumps(here).encode())
-    return here
+def _machine(folder: Path, run: TrainingRun, attempt: int | None) -> dict[str, str | int]:
+    """What the arithmetic of all trainings of a run depends on: of this machine, or of the one that began it."""
+    kept = folder / folders.MACHINE
+    if not kept.exists() or not folders.begun(folder):
+        write_durably(kept, json.dumps({"attempt": attempt} | learner.this_machine(run.recipe), indent=1).encode())
+    # Trials are one process's, whoever helps with the last training.
+    return {name: value for name, value in json.loads(kept.read_text()).items() if name not in ("attempt", "processes")}
 
 
 def fingerprint(run: TrainingRun, rows: Rows) -> dict[str, str]:

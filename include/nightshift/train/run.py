@@ -32,6 +32,7 @@ TRAIN_ROWS = "data/train"
 HOLDOUT_ROWS = "data/holdout"
 CONTEXT_ROWS = "data/context"
 MANIFEST = "data/manifest.json"
+MACHINE = "machine.json"
 CHECKPOINTS = "checkpoints"
 PROGRESS = "progress.jsonl"
 RESUMES = "resumes.jsonl"
@@ -271,6 +272,12 @@ def has_rows(folder: Path) -> bool:
     import pyarrow.dataset as ds
 
     return folder.is_dir() and ds.dataset(folder, format="parquet").count_rows() > 0
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is work of the run that its next machine goes on with: a checkpoint, or a trial of its search."""
+    left = (f"{CHECKPOINTS}/[0-9]*.json", f"{TRIALS}/*/{CHECKPOINTS}/[0-9]*.json", f"{TRIALS}/*/{RESULT}")
+    return any(any(folder.glob(pattern)) for pattern in left)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

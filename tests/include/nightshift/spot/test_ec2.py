@@ -164,6 +164,48 @@ def test_an_order_says_what_is_paid_and_the_larger_type(cloud: Cloud, make_run: 
     assert cloud.pool.page(machine).endswith(f"instanceId={machine.name}")
 
 
+@pytest.fixture
+def mixed(cloud: Cloud) -> Ec2Pool:
+    """A pool of types that add up differently: two with one GPU, one with another, one with four, and two kinds of processors."""
+    types = {"g5.xlarge": 1.0, "g5.2xlarge": 1.2, "g4dn.xlarge": 0.5, "g5.12xlarge": 5.7, "c6i.large": 0.1, "c6a.large": 0.09}
+    return Ec2Pool(replace(cloud.details, types=types), *(cloud.clients[name] for name in ("ec2", "s3", "sqs")))
+
+
+@pytest.mark.parametrize(
+    ("like", "alike"),
+    [
+        ("g5.xlarge", {"g5.xlarge": 1.0, "g5.2xlarge": 1.2}),
+        ("g4dn.xlarge", {"g4dn.xlarge": 0.5}),
+        ("g5.16xlarge", {"g5.xlarge": 1.0, "g5.2xlarge": 1.2}),
+        ("c6i.large", {"c6i.large": 0.1}),
+    ],
+)
+def test_a_run_that_has_begun_is_given_a_machine_that_adds_up_the_same(
+    mixed: Ec2Pool, cloud: Cloud, make_run: Callable[..., Path], like: str, alike: dict[str, float]
+) -> None:
+    prices = mixed.prices(like=like)
+    assert {where.rpartition("/")[2] for where in prices.spot} <= set(alike)
+    assert prices.on_demand == min(alike.values())
+    folder = make_run(like, run_id=like, count=30)
+    machine = mixed.start(order(folder, places=(), like=like))
+    assert {one["InstanceType"] for one in cloud.fleets()[-1]["places"]} == set(alike)
+    mixed.stop(machine, folder)
+
+
+def test_a_run_that_no_type_can_go_on_with_is_told_why(mixed: Ec2Pool) -> None:
+    with pytest.raises(PoolError, match=r"began on p4d.24xlarge \(8 NVIDIA A100 .*ec2.types has .*g4dn.xlarge \(1 NVIDIA T4 .*pin a new run"):
+        mixed.prices(like="p4d.24xlarge")
+    with pytest.raises(PoolError, match=r"ec2.larger has g5.4xlarge \(1 NVIDIA A10G .*another model"):
+        mixed.prices(like="g4dn.xlarge", larger=True)
+    with pytest.raises(PoolError, match="DescribeInstanceTypes"):
+        mixed.prices(like="no.such")
+
+
+def test_a_pool_of_one_type_asks_nothing_about_it(cloud: Cloud) -> None:
+    assert cloud.pool.prices(like=KIND) == cloud.pool.prices()
+    assert cloud.pool._ways == {}
+
+
 def test_the_template_is_as_strict_as_it_must_be(cloud: Cloud, make_run: Callable[..., Path]) -> None:
     folder = make_run("strict", run_id="strict", count=30)
     name = cloud.pool._template(order(folder), "0" * 64)["LaunchTemplateName"]

@@ -70,6 +70,7 @@ def _holds(kind: str, keys: Mapping[str, Any], context: Mapping[str, str]) -> bo
 
 LAUNCHER_ALLOWED: list[tuple[str, str, dict[str, str]]] = [
     ("ec2:DescribeInstances", "*", {}),
+    ("ec2:DescribeInstanceTypes", "*", {}),
     ("ec2:DescribeSpotPriceHistory", "*", {}),
     ("ec2:CreateLaunchTemplate", f"{EC2}:launch-template/lt-1", MADE_OURS),
     ("ec2:DeleteLaunchTemplate", f"{EC2}:launch-template/lt-1", OURS),

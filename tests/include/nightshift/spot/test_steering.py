@@ -225,8 +225,9 @@ class Cloud:
     changeover_seconds: float = 60.0
     has_larger: bool = True
 
-    def prices(self) -> Prices:
-        return Prices(spot=self.spot, on_demand=self.on_demand)
+    def prices(self, *, like: str | None = None, larger: bool = False) -> Prices:
+        alike = {place: price for place, price in self.spot.items() if like is None or place.endswith(f"/{like}")}
+        return Prices(spot=alike, on_demand=self.on_demand)
 
     def start(self, order: Order) -> Machine:
         self.orders.append(order)
@@ -367,6 +368,54 @@ def test_memory_that_ran_out_is_tried_once_more_on_the_larger_type(run: Path) ->
     with pytest.raises(TrainingOutOfMemoryError, match="the larger type: train on fewer nights"):
         turn(pool, run, terms())
     assert len(pool.orders) == 2
+
+
+def test_a_run_that_needed_the_larger_type_stays_with_it(run: Path) -> None:
+    """Taken away, the larger machine would be followed by one that is too small, and that by a larger one again."""
+    pool = Cloud()
+    for status in (76, 75, 75):
+        turn(pool, run, terms())
+        pool.ends(status)
+    turn(pool, run, terms())
+    assert [order.larger for order in pool.orders] == [False, True, True, True]
+    pool.ends(76)
+    with pytest.raises(TrainingOutOfMemoryError, match="the larger type"):
+        turn(pool, run, terms())
+
+
+def stands(run: Path, attempt: int | None) -> None:
+    """A checkpoint, of a training that this attempt began."""
+    (run / "machine.json").write_text(json.dumps({"attempt": attempt, "threads": 4}))
+    (run / "checkpoints").mkdir(exist_ok=True)
+    (run / "checkpoints/00000004.json").touch()
+
+
+def test_once_something_stands_only_types_that_add_up_as_the_first_one_are_asked(run: Path) -> None:
+    other = "eu-west-1a/g4dn.xlarge"
+    pool = Cloud(spot={A: 0.3, B: 0.4, other: 0.2})
+    for dry in ({other}, set(), {A, B}):
+        pool.dry = dry
+        turn(pool, run, terms())
+        if len(pool.orders) == 2:
+            stands(run, attempt=2)
+        pool.ends(75)
+    assert [order.like for order in pool.orders[:2]] == [None, None], "the first left nothing, so any will do"
+    assert [machine.kind for machine in pool.machines] == ["g5.xlarge", "g4dn.xlarge", "g4dn.xlarge"]
+    assert (pool.orders[2].like, pool.orders[2].places) == ("g4dn.xlarge", (other,))
+    hurried = turn(pool, run, terms(hours=0.05, work_hours=0.04))
+    assert hurried.machine is not None
+    assert hurried.machine.on_demand
+    assert pool.orders[-1].like == "g4dn.xlarge"
+
+
+def test_what_a_machine_of_another_pool_or_somebody_by_hand_began_binds_to_no_type(run: Path) -> None:
+    pool = Cloud()
+    stands(run, attempt=None)
+    turn(pool, run, terms())
+    pool.ends(75)
+    stands(run, attempt=7)
+    turn(pool, run, terms())
+    assert [order.like for order in pool.orders] == [None, None]
 
 
 def test_a_stalled_trainer_gets_one_more_machine(run: Path) -> None:

@@ -400,14 +400,21 @@ def test_all_trainings_of_a_search_do_as_the_first_machine_does(make_search: Cal
 def test_a_search_does_not_go_on_with_another_gpu(
     make_search: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = make_search("moved")
-    (folder / "notice").touch()
-    assert train(folder) == 75
-    (folder / "notice").unlink()
-    kept = folder / "trials/machine.json"
+    """Its next trial begins from nothing, and is not refused for a checkpoint's sake."""
+    folder, boost, begun = make_search("moved"), trees.boost, []
+
+    def mortal(margins: Any, matrix: Any, recipe: Trees, chunk: int, *rest: Any) -> Any:
+        begun.extend([chunk] * (chunk == 0))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return boost(margins, matrix, recipe, chunk, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, "boost", mortal)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder)
+    kept = folder / "machine.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"device": "NVIDIA L4"}))
-    # Its next training begins from nothing, and would not be refused for a checkpoint's sake.
-    shutil.rmtree(folder / "trials/0/checkpoints")
     assert train(folder) == 1
     assert "CheckpointError: this training began on device NVIDIA L4, here is device cpu" in caplog.records[-1].getMessage()
 
