@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from include.nightshift import durable, objects
 from include.nightshift.errors import CheckpointError, PoolError
 from include.nightshift.spot.pools import LOG, MACHINES
-from include.nightshift.train.run import CHECKPOINTS, MACHINE, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, SYSTEM, TRIALS
+from include.nightshift.train.run import BEGAN, CHECKPOINTS, MODEL_FOLDER, PROGRESS, RESULT, RESUMES, RUN, SEARCH, SYSTEM, TRIALS
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -268,7 +268,7 @@ class Bearer:
             self._goes_at = datetime.fromisoformat(heard[0]["deadline"])
         stand = set(_checkpoint_files(self._folder))
         # Whoever finds a checkpoint finds there too which machine adds up like that.
-        self._put_new(MACHINE)
+        self._put_new(BEGAN)
         # States before the manifests that name them.
         for name in sorted(stand, key=lambda name: (name.endswith(".json"), name)):
             self._put_new(name)
@@ -320,8 +320,8 @@ def _checkpoint_files(folder: Path) -> Iterator[str]:
 def _told_before(folder: Path) -> Iterator[str]:
     """What tells a later machine how to go on: which one began, what each trial of a search tries and how far it is, then the results of
     trials, then the search's own."""
-    if (folder / MACHINE).exists():
-        yield MACHINE
+    if (folder / BEGAN).exists():
+        yield BEGAN
     paths = (folder / TRIALS).rglob("[!.]*")
     names = [str(path.relative_to(folder)) for path in paths if path.name.endswith(_STORY)]
     yield from sorted((name for name in names if not _is_checkpoint(name)), key=lambda name: (Path(name).name == RESULT, name))

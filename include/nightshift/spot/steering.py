@@ -32,7 +32,7 @@ from include.nightshift.spot.policy import ON_DEMAND, Market, Planner
 from include.nightshift.spot.pools import Machine, Order, Pool, Prices
 from include.nightshift.train import search
 from include.nightshift.train.pace import AT_RISK_SECONDS
-from include.nightshift.train.run import MACHINE, RUN, TrainingRun, begun, finished
+from include.nightshift.train.run import BEGAN, RUN, TrainingRun, begun, finished
 
 log = logging.getLogger(__name__)
 
@@ -295,7 +295,7 @@ class _Turn:
         if not begun(self.folder):
             return None
         try:
-            began = json.loads((self.folder / MACHINE).read_text())["attempt"]
+            began = json.loads((self.folder / BEGAN).read_text())["attempt"]
         except FileNotFoundError:
             return None  # what to make of such a checkpoint is the trainer's to say
         kinds = {attempt.attempt: attempt.kind for attempt in attempts.ledger(self.folder) if attempt.pool == self.pool.name}
@@ -336,15 +336,14 @@ class _Turn:
             raise SpotTermsError(f"run {self.run.run_id} may not go on: {over} and start it again. Its checkpoints stand")
 
     def _planned(self, machine: Machine | None) -> Standing:
-        prices = self.pool.prices(like=self.like, larger=self._out_of_memory() > 0)
-        if self._lost() > self.terms.max_preemptions:
-            # Its luck has run out: what is left is done where nobody takes the machine away.
-            if machine and machine.on_demand:
-                return self._standing(machine, settled=True)
-            return self._moved(machine, (), prices)
-        if machine and not machine.on_demand and not self._starting_hours(machine):
+        # Its luck has run out: what is left is done where nobody takes the machine away.
+        for_good = self._lost() > self.terms.max_preemptions
+        if machine and (machine.on_demand if for_good else not machine.on_demand and not self._starting_hours(machine)):
             # Where it works already, nothing beats staying: moving costs a changeover.
             return self._standing(machine, settled=True)
+        prices = self.pool.prices(like=self.like, larger=self._out_of_memory() > 0)
+        if for_good:
+            return self._moved(machine, (), prices)
         market = learnt(self.pool.name, self.folder.parent, prices, self.terms.tick_seconds)
         running = None if machine is None else ON_DEMAND if machine.on_demand else machine.place
         work_hours = self._work_hours()

@@ -165,7 +165,7 @@ def _learnt(
 
 def _machine(folder: Path, run: TrainingRun, attempt: int | None) -> dict[str, str | int]:
     """What the arithmetic of all trainings of a run depends on: of this machine, or of the one that began it."""
-    kept = folder / folders.MACHINE
+    kept = folder / folders.BEGAN
     if not kept.exists() or not folders.begun(folder):
         write_durably(kept, json.dumps({"attempt": attempt} | learner.this_machine(run.recipe), indent=1).encode())
     # Trials are one process's, whoever helps with the last training.

@@ -193,7 +193,9 @@ def test_a_run_that_has_begun_is_given_a_machine_that_adds_up_the_same(
 
 
 def test_a_run_that_no_type_can_go_on_with_is_told_why(mixed: Ec2Pool) -> None:
-    with pytest.raises(PoolError, match=r"began on p4d.24xlarge \(8 NVIDIA A100 .*ec2.types has .*g4dn.xlarge \(1 NVIDIA T4 .*pin a new run"):
+    with pytest.raises(
+        PoolError, match=r"began on p4d.24xlarge \(8 NVIDIA A100 .*ec2.types has .*g4dn.xlarge \(1 NVIDIA T4 .*pin a new run"
+    ):
         mixed.prices(like="p4d.24xlarge")
     with pytest.raises(PoolError, match=r"ec2.larger has g5.4xlarge \(1 NVIDIA A10G .*another model"):
         mixed.prices(like="g4dn.xlarge", larger=True)

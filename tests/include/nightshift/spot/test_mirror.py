@@ -131,10 +131,10 @@ def test_a_state_is_put_before_its_manifest_and_an_old_manifest_goes_after_newer
 def test_who_finds_a_checkpoint_finds_which_machine_began_it(bearer: Callable[[int], Bearer], bucket: Bucket, tmp_path: Path) -> None:
     """Cut off between the two, a machine would leave a state behind that the next one takes for its predecessor's."""
     one, folder = bearer(1), tmp_path / "machine-1"
-    (folder / "machine.json").write_text('{"attempt": 1}')
+    (folder / "began.json").write_text('{"attempt": 1}')
     save(folder, 1)
     one._round()
-    assert named("put", bucket)[1] == "machine.json"
+    assert named("put", bucket)[1] == "began.json"
 
 
 def test_a_machine_cut_off_in_the_middle_of_a_round_leaves_no_half_checkpoint(
@@ -359,13 +359,13 @@ def test_a_search_goes_on_elsewhere_behind_the_trials_that_were_done_here(
 ) -> None:
     home = make_run("home", count=9, recipe=SEARCHED)
     assert tried(home, leaves_at=2) == [(0, []), (1, []), (2, [])]
-    (home / "machine.json").write_text('{"threads": 7}')
+    (home / "began.json").write_text('{"threads": 7}')
     Mirror(bucket, "b", "p").deliver(home)
     assert named("put", bucket)[-1] == "run.json"
     bearer(1).bring()
     away = tmp_path / "machine-1"
     assert (away / "trials/2/run.json").read_bytes() == (home / "trials/2/run.json").read_bytes(), "what it tries, it goes on trying"
-    assert json.loads((away / "machine.json").read_text()) == {"threads": 7}, "all trials add up in the same order"
+    assert json.loads((away / "began.json").read_text()) == {"threads": 7}, "all trials add up in the same order"
     assert tried(away) == [(2, [1]), (3, [])]
     alone = make_run("alone", count=9, recipe=SEARCHED)
     tried(alone)

@@ -385,7 +385,7 @@ def test_a_run_that_needed_the_larger_type_stays_with_it(run: Path) -> None:
 
 def stands(run: Path, attempt: int | None) -> None:
     """A checkpoint, of a training that this attempt began."""
-    (run / "machine.json").write_text(json.dumps({"attempt": attempt, "threads": 4}))
+    (run / "began.json").write_text(json.dumps({"attempt": attempt, "threads": 4}))
     (run / "checkpoints").mkdir(exist_ok=True)
     (run / "checkpoints/00000004.json").touch()
 

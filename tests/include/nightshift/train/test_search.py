@@ -413,7 +413,7 @@ def test_a_search_does_not_go_on_with_another_gpu(
         patch.setattr(trees, "boost", mortal)
         with pytest.raises(KeyboardInterrupt):
             train(folder)
-    kept = folder / "machine.json"
+    kept = folder / "began.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"device": "NVIDIA L4"}))
     assert train(folder) == 1
     assert "CheckpointError: this training began on device NVIDIA L4, here is device cpu" in caplog.records[-1].getMessage()
