@@ -91,7 +91,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Trees(Recipe):
-    """Gradient-boosted trees (XGBoost, histogram method), trained in seeded chunks so that a resumed run is exact."""
+    """Gradient-boosted trees (XGBoost, histogram method), trained in seeded chunks so that a resumed run is exact; on a GPU if there is."""
 
     kind = "trees"
 
