@@ -77,7 +77,7 @@ def by_heart(folder: Path) -> float:
     trial = replace(
         held_back(run, 7), recipe=Trees(name="by_heart", rounds=30, max_depth=30, min_child_weight=0, reg_lambda=0, max_bin=4096)
     )
-    measure = trainer._trials(folder, trial, 60.0, lambda at: None)
+    measure = trainer._trials(folder, trial, {}, 60.0, lambda at: None)
     return measure(folder / "trials/0", trial)
 
 
