@@ -86,7 +86,7 @@ def tampered(session: SparkSession, settings: Settings, use_case: UseCase, table
     try:
         return parity.check(session, settings, use_case, SCORED)
     finally:
-        session.sql(f"restore table {table} to version as of {before}")
+        log.opened(settings, table).restore(before)
 
 
 @pytest.mark.lakehouse
