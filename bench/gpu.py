@@ -37,10 +37,10 @@ from include.nightshift.train import run as folders
 from include.nightshift.train.checkpoint import complete
 from include.nightshift.train.recipes import Attention, Trees
 from include.nightshift.train.run import TrainingRun, judged, read_rows
+from include.nightshift.train.trees import CPU
 from include.usecases.card_fraud.usecase import USE_CASE
 
 Compared = Trees | Attention
-CPU = "cpu"
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 """Told to a process, hides the GPUs from it."""
 ROWS, TELLING = 500_000, 200_000

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import gpu
-from bench.gpu import CPU, LOST, NO_GPU, Compared, Pair, Sight, Trained, compared, main, shrunk, sight, verdict
+from bench.gpu import LOST, NO_GPU, Compared, Pair, Sight, Trained, compared, main, shrunk, sight, verdict
 from include.nightshift.train.recipes import Attention, Trees
+from include.nightshift.train.trees import CPU
 from include.usecases.card_fraud import recipes
 
 TREES, SEQUENCE = recipes.trees(), recipes.sequence()

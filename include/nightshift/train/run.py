@@ -17,7 +17,7 @@ from include.nightshift import nights
 from include.nightshift.errors import ConfigurationError, NightError, TrainingFailedError
 from include.nightshift.promote.question import FIRST, Question
 from include.nightshift.train import models, recipes
-from include.nightshift.train.checkpoint import write_durably
+from include.nightshift.train.checkpoint import complete, write_durably
 from include.nightshift.train.recipes import Recipe
 from include.nightshift.train.rows import Rows, seconds
 
@@ -276,8 +276,8 @@ def has_rows(folder: Path) -> bool:
 
 def begun(folder: Path) -> bool:
     """Whether there is work of the run that its next machine goes on with: a checkpoint, or a trial of its search."""
-    left = (f"{CHECKPOINTS}/[0-9]*.json", f"{TRIALS}/*/{CHECKPOINTS}/[0-9]*.json", f"{TRIALS}/*/{RESULT}")
-    return any(any(folder.glob(pattern)) for pattern in left)
+    trials = list(folder.glob(f"{TRIALS}/*"))
+    return any(complete(place / CHECKPOINTS) for place in (folder, *trials)) or any((trial / RESULT).exists() for trial in trials)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

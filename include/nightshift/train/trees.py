@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,13 @@ CPU = "cpu"
 
 def machine() -> dict[str, str | int]:
     """What the arithmetic of a training that begins here will depend on."""
-    return {"threads": os.cpu_count() or 1, "device": (_takes_a_gpu() and gpus.name()) or CPU}
+    gpu = gpus.name()
+    return {"threads": os.cpu_count() or 1, "device": gpu if gpu and _takes_a_gpu() else CPU}
 
 
+@cache
 def _takes_a_gpu() -> bool:
     """Whether XGBoost trains on a GPU here: it has no question for that, but asked for a GPU it says what it took."""
-    if not gpus.name():
-        return False
     import numpy as np
     import xgboost as xgb
 
